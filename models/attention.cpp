@@ -1,0 +1,59 @@
+#include "models/attention.h"
+
+#include <algorithm>
+
+#include "ops/quant.h"
+
+namespace kvt {
+
+KvCache::KvCache(int64_t layers, int64_t capacity, int64_t kv_heads, int64_t head_size, DType dtype) : capacity_(capacity) {
+  require(capacity > 0, "kv cache: capacity ", capacity);
+  require(dtype == DType::F32 || dtype == DType::F16, "kv cache: expected F32 or F16, got ", dtype);
+  const Shape shape{capacity, kv_heads, head_size};
+  const auto fresh = [&] { return Tensor(shape, dtype, Storage::allocate_owned(size_t(byte_size(dtype, shape.numel())))); };
+  for (int64_t i = 0; i < layers; ++i) layers_.push_back({fresh(), fresh()});
+}
+
+int64_t KvCache::bytes() const {
+  int64_t total = 0;
+  for (const Layer& l : layers_) total += l.k.bytes() + l.v.bytes();
+  return total;
+}
+
+// The first `n` rows of `cached`, the last of them fresh from `x` [1, T, Hkv, D].
+static Tensor store(const Tensor& cached, int64_t length, const Tensor& x) {
+  const int64_t row = cached.dim(1) * cached.dim(2), n = length + x.dim(1);
+  const int64_t element = info(cached.dtype()).block_bytes;
+  if (cached.dtype() == DType::F32) {
+    std::copy_n(x.data(), x.size(), cached.data() + length * row);
+  } else {
+    auto* to = reinterpret_cast<uint16_t*>(cached.raw()) + length * row;
+    std::transform(x.data(), x.data() + x.size(), to, f32_to_f16);
+  }
+  return Tensor({1, n, cached.dim(1), cached.dim(2)}, cached.dtype(), cached.storage().part(0, size_t(n * row * element)));
+}
+
+std::pair<Tensor, Tensor> KvCache::append(int64_t layer, const Tensor& k, const Tensor& v) {
+  require(k.dim(0) == 1, "kv cache: one sequence at a time, got ", k.shape());
+  require(length_ + k.dim(1) <= capacity_, "kv cache: ", length_, " + ", k.dim(1), " tokens exceed its capacity of ", capacity_);
+  const Layer& l = layers_.at(size_t(layer));
+  return {store(l.k, length_, k), store(l.v, length_, v)};
+}
+
+void KvCache::advance(int64_t tokens) { length_ += tokens; }
+
+void KvCache::truncate(int64_t length) {
+  require(length >= 0 && length <= length_, "kv cache: cannot truncate ", length_, " tokens to ", length);
+  length_ = length;
+}
+
+Tensor Attention::operator()(const Tensor& x, std::span<const int32_t> positions, KvCache* cache, int64_t layer) const {
+  const int64_t B = x.dim(0), T = x.dim(1), D = head_size;
+  const Tensor q = rope(attn_q(x).view({B, T, heads, D}), positions, rope_options);
+  Tensor k = rope(attn_k(x).view({B, T, kv_heads, D}), positions, rope_options);
+  Tensor v = attn_v(x).view({B, T, kv_heads, D});
+  if (cache) std::tie(k, v) = cache->append(layer, k, v);
+  return attn_output(attention(q, k, v, {.causal = true}).view({B, T, heads * D}));
+}
+
+}  // namespace kvt

@@ -1,0 +1,39 @@
+// Multi-head attention with grouped keys and values (Ainslie et al. 2023), rotary positions, and a cache for decoding.
+#pragma once
+#include "models/layers.h"
+
+namespace kvt {
+
+// The keys and values of the tokens seen so far, per layer [capacity, Hkv, D]; one sequence.
+class KvCache {
+ public:
+  KvCache() = default;
+  KvCache(int64_t layers, int64_t capacity, int64_t kv_heads, int64_t head_size, DType dtype);   // F32 or F16
+
+  int64_t length() const { return length_; }
+  int64_t capacity() const { return capacity_; }
+  int64_t bytes() const;
+  // Layer `layer` stores k and v [1, T, Hkv, D] behind the tokens there are, and gets all: [1, length + T, Hkv, D] of dtype.
+  // Throws when they do not fit. The length grows once per step, by advance().
+  std::pair<Tensor, Tensor> append(int64_t layer, const Tensor& k, const Tensor& v);
+  void advance(int64_t tokens);
+  void truncate(int64_t length);         // forgets all behind the first `length` tokens
+
+ private:
+  struct Layer { Tensor k, v; };
+  std::vector<Layer> layers_;
+  int64_t capacity_ = 0, length_ = 0;
+};
+
+// softmax(rope(W_q x) rope(W_k x)ᵀ / √D + causal mask) W_v x, through W_o
+struct Attention {
+  Linear attn_q, attn_k, attn_v, attn_output;
+  int64_t heads = 0, kv_heads = 0, head_size = 0;
+  RopeOptions rope_options;
+
+  // x [B, T, C] at `positions` (T of them); with a cache B = 1 and the tokens follow those of the cache.
+  Tensor operator()(const Tensor& x, std::span<const int32_t> positions, KvCache* cache, int64_t layer) const;
+  template <class F> void fields(F&& f) { f("attn_q", attn_q); f("attn_k", attn_k); f("attn_v", attn_v); f("attn_output", attn_output); }
+};
+
+}  // namespace kvt

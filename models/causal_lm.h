@@ -1,0 +1,38 @@
+// What the engine asks of a language model that predicts the next token, whatever its architecture.
+#pragma once
+#include <functional>
+
+#include "models/attention.h"
+
+namespace kvt {
+
+struct LmConfig {
+  std::string architecture;                 // GGUF's general.architecture
+  int64_t vocabulary = 0, channels = 0, layers = 0, heads = 0, kv_heads = 0, head_size = 0, hidden = 0;
+  int64_t context = 0;                      // the longest sequence the model was trained on
+  bool tied_output = false;                 // the output matrix is the embedding
+};
+
+class CausalLm {
+ public:
+  virtual ~CausalLm() = default;
+  virtual const LmConfig& config() const = 0;
+
+  struct Forward {
+    KvCache* cache = nullptr;               // B = 1: the tokens follow those in the cache, and join them
+    bool recompute = false;                 // training: keep each block's input alone, recompute the rest in backward
+  };
+  // The final normalised hidden states [B, T, C] of ids [B, T] (row-major).
+  virtual Tensor hidden(std::span<const int32_t> ids, int64_t B, int64_t T, const Forward& options) const = 0;
+  // Next-token scores [.., V] of hidden states [.., C].
+  virtual Tensor logits(const Tensor& hidden) const = 0;
+
+  virtual void each_parameter(const std::function<void(const std::string& name, Parameter&)>& f) = 0;
+  virtual void each_linear(const std::function<void(const std::string& name, Linear&)>& f) = 0;   // "blk.0.attn_q"
+
+  KvCache make_cache(int64_t capacity, DType dtype) const {
+    return KvCache(config().layers, capacity, config().kv_heads, config().head_size, dtype);
+  }
+};
+
+}  // namespace kvt

@@ -1,0 +1,49 @@
+// The layers every Transformer is made of.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "models/module.h"
+#include "ops/ops.h"
+
+namespace kvt {
+
+// What an adaptation method adds to one linear layer: y' = adapter(x, y) with y = W x + b (methods: models/adapt.h).
+struct Adapter {
+  virtual ~Adapter() = default;
+  virtual Tensor operator()(const Tensor& x, const Tensor& y) const = 0;
+};
+
+// y = W x + b, then each adapter in turn.   W [out, in], b [out] or none
+struct Linear {
+  Parameter weight, bias;
+  std::vector<std::shared_ptr<const Adapter>> adapters;
+
+  Linear() = default;
+  Linear(int64_t in, int64_t out, bool has_bias = false);
+  Tensor operator()(const Tensor& x) const;
+  template <class F> void fields(F&& f) { f("weight", weight); if (bias.shape.rank() > 0) f("bias", bias); }
+};
+
+// y = x / √(mean x² + eps) ⊙ w
+struct RmsNorm {
+  Parameter weight;
+  float eps = 1e-5f;
+
+  RmsNorm() = default;
+  RmsNorm(int64_t channels, float epsilon) : weight(Shape{channels}), eps(epsilon) {}
+  Tensor operator()(const Tensor& x) const { return rms_norm(x, weight, eps); }
+  template <class F> void fields(F&& f) { f("weight", weight); }
+};
+
+// The rows of W [V, C] that ids name.
+struct Embedding {
+  Parameter weight;
+
+  Embedding() = default;
+  Embedding(int64_t vocabulary, int64_t channels) : weight(Shape{vocabulary, channels}) {}
+  Tensor operator()(std::span<const int32_t> ids, const Shape& ids_shape) const { return embedding(ids, ids_shape, weight); }
+  template <class F> void fields(F&& f) { f("weight", weight); }
+};
+
+}  // namespace kvt

@@ -1,0 +1,51 @@
+#include "models/llama.h"
+
+#include <numeric>
+
+namespace kvt {
+
+LlamaBlock::LlamaBlock(const LlamaConfig& c)
+    : attn_norm(c.channels, c.rms_eps), ffn_norm(c.channels, c.rms_eps),
+      ffn_gate(c.channels, c.hidden), ffn_up(c.channels, c.hidden), ffn_down(c.hidden, c.channels) {
+  attention.attn_q = Linear(c.channels, c.heads * c.head_size, c.qkv_bias);
+  attention.attn_k = Linear(c.channels, c.kv_heads * c.head_size, c.qkv_bias);
+  attention.attn_v = Linear(c.channels, c.kv_heads * c.head_size, c.qkv_bias);
+  attention.attn_output = Linear(c.heads * c.head_size, c.channels);
+  attention.heads = c.heads;
+  attention.kv_heads = c.kv_heads;
+  attention.head_size = c.head_size;
+  attention.rope_options = c.rope;
+}
+
+Tensor LlamaBlock::operator()(const Tensor& x, std::span<const int32_t> positions, KvCache* cache, int64_t layer) const {
+  const Tensor h = x + attention(attn_norm(x), positions, cache, layer);
+  const Tensor n = ffn_norm(h);
+  return h + ffn_down(swiglu(ffn_gate(n), ffn_up(n)));
+}
+
+Llama::Llama(const LlamaConfig& config, const std::map<std::string, Tensor>& tensors, const std::string& source)
+    : token_embd(config.vocabulary, config.channels), output_norm(config.channels, config.rms_eps), config_(config) {
+  for (int64_t i = 0; i < config.layers; ++i) blk.emplace_back(config);
+  if (!config.tied_output) output = Linear(config.channels, config.vocabulary);
+  load_parameters(*this, tensors, source);
+}
+
+Tensor Llama::hidden(std::span<const int32_t> ids, int64_t B, int64_t T, const Forward& options) const {
+  require(int64_t(ids.size()) == B * T, "llama: ", ids.size(), " ids for ", B, " × ", T);
+  std::vector<int32_t> positions(static_cast<size_t>(T));
+  std::iota(positions.begin(), positions.end(), options.cache ? int32_t(options.cache->length()) : 0);
+
+  Tensor x = token_embd(ids, {B, T});
+  for (size_t i = 0; i < blk.size(); ++i) {
+    const auto block = [this, i, positions, cache = options.cache](const Tensor& h) { return blk[i](h, positions, cache, int64_t(i)); };
+    x = options.recompute ? recompute(block, x) : block(x);
+  }
+  if (options.cache) options.cache->advance(T);
+  return output_norm(x);
+}
+
+Tensor Llama::logits(const Tensor& hidden) const {
+  return config_.tied_output ? linear(hidden, token_embd.weight) : output(hidden);
+}
+
+}  // namespace kvt

@@ -1,0 +1,15 @@
+// Each function is defined beside the kernels it adds. ops/backends.cpp calls them in order of preference.
+// Explicit calls, no static initialisers: linkers drop objects that nothing refers to from static libraries.
+#pragma once
+
+namespace kvt {
+
+void add_sse2_kernels();
+void add_avx2_kernels();
+void add_avx512_kernels();
+void add_vnni_kernels();
+void add_neon_kernels();
+void add_dotprod_kernels();
+void add_blas_kernels();
+
+}  // namespace kvt

@@ -1,0 +1,157 @@
+// The hardware on one page: every primitive the engine computes with, its contract, and the registry of its variants.
+//
+// A kernel is plain: pointers and integers, contiguous rows unless a stride is named, one thread, no allocation, no checks.
+// Kernels whose name ends in _grad accumulate (+=); all others overwrite. Inputs and outputs may lie at any address that
+// is a multiple of their element size. Threads and shapes are the business of the operation (ops/*.cpp).
+//
+// The first variant is always the reference, in plain C++: it is the documentation and the oracle of the tests.
+// ops/backends.cpp adds the others, best last, for the CPU at hand. The environment variable KVT_KERNELS chooses:
+//   KVT_KERNELS=reference            only reference kernels        KVT_KERNELS=avx2    nothing newer than AVX2
+//   KVT_KERNELS=softmax=sse2,matmul=reference                      variants by slot; both forms may be mixed
+#pragma once
+#include <array>
+#include <cstdint>
+#include <span>
+
+#include "tensor/dtype.h"
+#include "tensor/error.h"
+
+namespace kvt {
+
+// Instruction sets in order of preference, per architecture. `blas` is a library, chosen where it serves large products.
+enum class Isa { reference, sse2, avx2, avx512, vnni, neon, fp16, dotprod, blas };
+const char* isa_name(Isa isa);
+
+class KernelInfo {               // the type-erased part: enough to list kernels and to choose among them
+ public:
+  const char* name;
+  KernelInfo* next;
+  inline static KernelInfo* first = nullptr;
+
+  int variants() const { return count_; }
+  Isa isa(int variant) const { return isas_.at(size_t(variant)); }
+  int chosen() const { return chosen_; }
+  void choose(int variant) { require(variant >= 0 && variant < count_, "kernel ", name, ": no variant ", variant); chosen_ = variant; }
+
+ protected:
+  explicit KernelInfo(const char* n) : name(n), next(first) { first = this; }
+  static constexpr int max_variants = 8;
+  std::array<Isa, max_variants> isas_{};
+  int count_ = 0, chosen_ = 0;
+};
+
+void load_backends();            // once per process: adds what this build has and this CPU can run, obeys KVT_KERNELS
+void choose_kernels(const char* wish);   // the grammar of KVT_KERNELS; throws an Error that lists what there is
+
+struct NoTraits {};
+template <class Fn, class Traits = NoTraits> class Kernel;
+
+// One primitive with all its variants; callable like the plain function it stands for. Traits say what a caller must know
+// of a variant, such as the size of its tile.
+template <class... Args, class Traits>
+class Kernel<void(Args...), Traits> : public KernelInfo {
+ public:
+  using Fn = void(Args...);
+  struct Variant { Fn* fn; Traits traits; };
+
+  Kernel(const char* name, Fn* reference, Traits traits = {}) : KernelInfo(name) { add(Isa::reference, reference, traits); }
+  void add(Isa isa, Fn* fn, Traits traits = {}) {            // the last one added is chosen
+    chosen_ = count_;
+    isas_.at(size_t(count_)) = isa;
+    variants_[size_t(count_++)] = {fn, traits};
+  }
+  const Variant& variant(int i) const { return variants_.at(size_t(i)); }
+  const Variant& best() const { load_backends(); return variants_[size_t(chosen_)]; }
+  void operator()(Args... args) const { best().fn(args...); }
+
+ private:
+  std::array<Variant, max_variants> variants_{};
+};
+
+// A row of activations in the form that integer dot products want: 32 numbers x_i ≈ d q_i.
+struct Q8Block {
+  float d;              // max |x| / 127
+  int16_t sum[2];       // Σ q_i of each half: the part of a weight block's minimum or offset
+  int8_t q[32];
+};
+
+namespace kernel {
+
+// --- products ---
+
+struct Mat { const float* p; int64_t row, col; };      // element (i, j) is p[i row + j col]
+
+// C[m, n] += A[m, k] B[k, n];  C has rows ldc apart. Whole products: reference loops, our blocked GEMM, or a BLAS.
+extern Kernel<void(float* c, int64_t ldc, Mat a, Mat b, int64_t m, int64_t n, int64_t k)> matmul;
+
+// The register tile under our GEMM:  C[rows, cols] += Σ_p a[p, :]ᵀ b[p, :];  a is packed [k, rows], b [k, cols].
+struct Tile { int rows, cols; };
+extern Kernel<void(float* c, int64_t ldc, const float* a, const float* b, int64_t k), Tile> matmul_tile;
+
+// y[r] = ⟨w_r, x⟩ for `rows` rows of n numbers that lie `stride` elements apart.
+extern Kernel<void(float* y, const float* w, int64_t stride, const float* x, int64_t rows, int64_t n)> dot_f32;
+extern Kernel<void(float* y, const uint16_t* w, int64_t stride, const float* x, int64_t rows, int64_t n)> dot_f16;
+extern Kernel<void(float* y, const uint16_t* w, int64_t stride, const float* x, int64_t rows, int64_t n)> dot_bf16;
+
+// y += a x
+extern Kernel<void(float* y, float a, const float* x, int64_t n)> axpy;
+
+// --- quantized weights (block layouts: ops/quant.h) ---
+
+// x_i ≈ d q_i, block by block; n is a multiple of 32. Rounds to nearest.
+extern Kernel<void(Q8Block* y, const float* x, int64_t n)> quantize_q8;
+
+// y[t ldy + r] = Σ_k w[r, k] d_t,k q_t,k  for `rows` consecutive rows of weights and T rows of activations, n numbers each.
+// Integer products within a block, float sums over blocks.
+using DotQ8 = void(float* y, int64_t ldy, const void* w, const Q8Block* x, int64_t rows, int64_t T, int64_t n);
+extern Kernel<DotQ8> dot_q4_0, dot_q4_1, dot_q5_0, dot_q5_1, dot_q8_0, dot_q2_k, dot_q3_k, dot_q4_k, dot_q5_k, dot_q6_k, dot_iq4_nl;
+
+// y[i] = the i-th of n numbers stored in the type's blocks.
+using Unpack = void(float* y, const void* x, int64_t n);
+extern Kernel<Unpack> unpack_f16, unpack_bf16, unpack_q4_0, unpack_q4_1, unpack_q5_0, unpack_q5_1, unpack_q8_0,
+    unpack_q2_k, unpack_q3_k, unpack_q4_k, unpack_q5_k, unpack_q6_k, unpack_iq4_nl;
+
+// --- rows ---
+
+// y[r, :] = softmax(x[r, :]);  a row of −∞ alone gives zeros.  y may be x.
+extern Kernel<void(float* y, const float* x, int64_t rows, int64_t cols)> softmax;
+// dx += y ⊙ (dy − ⟨y, dy⟩)
+extern Kernel<void(float* dx, const float* y, const float* dy, int64_t rows, int64_t cols)> softmax_grad;
+
+// y = x / √(mean x² + eps) ⊙ w
+extern Kernel<void(float* y, const float* x, const float* w, int64_t rows, int64_t cols, float eps)> rms_norm;
+// With r = 1/√(mean x² + eps), g = dy ⊙ w:   dx += r (g − x r² ⟨g, x⟩/cols),   dw += Σ_rows dy ⊙ x r.   dx or dw may be null.
+extern Kernel<void(float* dx, float* dw, const float* x, const float* w, const float* dy, int64_t rows, int64_t cols, float eps)> rms_norm_grad;
+
+// y = (x − mean) / √(var + eps) ⊙ w + b;  w and b may be null.
+extern Kernel<void(float* y, const float* x, const float* w, const float* b, int64_t rows, int64_t cols, float eps)> layer_norm;
+// dx, dw, db accumulate; each may be null, w too.
+extern Kernel<void(float* dx, float* dw, float* db, const float* x, const float* w, const float* dy, int64_t rows, int64_t cols, float eps)> layer_norm_grad;
+
+// --- numbers ---
+
+using Map = void(float* y, const float* x, int64_t n);                             // y = f(x);  y may be x
+using MapGrad = void(float* dx, const float* x, const float* dy, int64_t n);       // dx += f'(x) dy
+extern Kernel<Map> silu, gelu_erf, gelu_tanh, sigmoid, tanh, exp;
+extern Kernel<MapGrad> silu_grad, gelu_erf_grad, gelu_tanh_grad, sigmoid_grad, tanh_grad;
+
+// y = silu(gate) ⊙ up: the gated feed-forward layer of Llama
+extern Kernel<void(float* y, const float* gate, const float* up, int64_t n)> swiglu;
+// dgate += dy ⊙ up ⊙ silu'(gate),   dup += dy ⊙ silu(gate)
+extern Kernel<void(float* dgate, float* dup, const float* gate, const float* up, const float* dy, int64_t n)> swiglu_grad;
+
+// --- attention: one block of keys for a few rows of queries (driver: ops/attention.cpp) ---
+
+// s[r, j] = ⟨q_r, k_j⟩;  kt is the block of keys transposed and packed, [D, cols]; s has rows lds apart.
+extern Kernel<void(float* s, int64_t lds, const float* q, int64_t ldq, const float* kt, int64_t rows, int64_t cols, int64_t D)> attention_scores;
+
+// The online softmax (Milakov and Gimelshein 2018) over one more block of scores:
+//   m' = max(m, max_j s_j),  s_j ← e^(s_j − m'),  fix = e^(m − m'),  l ← l fix + Σ_j s_j,  m ← m'
+// A row whose scores are all −∞ leaves m and l as they were, with s = 0 and fix = 1.
+extern Kernel<void(float* s, int64_t lds, float* m, float* l, float* fix, int64_t rows, int64_t cols)> attention_softmax;
+
+// o_r ← o_r fix_r + Σ_j s[r, j] v_j
+extern Kernel<void(float* o, int64_t ldo, const float* s, int64_t lds, const float* v, int64_t ldv, const float* fix, int64_t rows, int64_t cols, int64_t D)> attention_values;
+
+}  // namespace kernel
+}  // namespace kvt

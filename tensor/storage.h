@@ -1,0 +1,73 @@
+// Bytes, and who keeps them alive: the heap, an arena, a mapped file, or the caller.
+#pragma once
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace kvt {
+
+class Storage {
+ public:
+  Storage() = default;
+
+  // Uninitialised, 64-byte aligned; taken from the thread's open Arena::Scope if there is one, else from the heap.
+  static Storage allocate(size_t bytes);
+  // From the heap even inside an Arena::Scope: for what outlives it (weights, gradients, caches).
+  static Storage allocate_owned(size_t bytes);
+  // The whole file, read-only. Throws an Error naming the path. The mapping ends with the last Storage that shares it.
+  static Storage map_file(const std::string& path);
+  // The whole file, copied into memory.
+  static Storage read_file(const std::string& path);
+  // The caller's bytes, which must outlive every user. `writable` = false promises that nothing writes to them.
+  static Storage borrow(void* data, size_t bytes, bool writable);
+
+  // A part of these bytes that keeps the whole alive. Throws when it does not lie within.
+  Storage part(size_t offset, size_t bytes) const;
+
+  std::byte* data() const { return data_; }
+  size_t size() const { return size_; }
+  bool writable() const { return writable_; }
+  explicit operator bool() const { return data_ != nullptr; }
+
+ private:
+  friend class Arena;
+  Storage(std::shared_ptr<void> owner, void* data, size_t size, bool writable)
+      : owner_(std::move(owner)), data_(static_cast<std::byte*>(data)), size_(size), writable_(writable) {}
+
+  std::shared_ptr<void> owner_;
+  std::byte* data_ = nullptr;
+  size_t size_ = 0;
+  bool writable_ = true;
+};
+
+// Memory for the short-lived tensors of one decoding step: allocation moves a pointer, the end of the Scope takes all back.
+//
+//   Arena arena;
+//   for (;;) { Arena::Scope scope(arena); logits = model(token, cache); … }
+//
+// A tensor that escapes its scope is safe: it keeps its chunk, and the arena makes a new one.
+class Arena {
+ public:
+  class Scope {
+   public:
+    explicit Scope(Arena& arena);
+    ~Scope();
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+   private:
+    Arena* outer_;
+  };
+
+  size_t reserved() const;      // bytes held in chunks
+
+ private:
+  friend class Storage;
+  struct Chunk { std::shared_ptr<void> memory; size_t size, used; };
+  Storage take(size_t bytes);
+  void reset();
+
+  std::vector<Chunk> chunks_;
+};
+
+}  // namespace kvt

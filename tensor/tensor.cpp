@@ -1,0 +1,72 @@
+#include "tensor/tensor.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace kvt {
+
+Tensor::Tensor(const Shape& shape, DType dtype) : Tensor(shape, dtype, Storage::allocate(size_t(byte_size(dtype, shape.numel())))) {}
+
+Tensor::Tensor(const Shape& shape, DType dtype, Storage storage) : impl_(std::make_shared<Impl>()) {
+  const int64_t size = shape.numel(), bytes = byte_size(dtype, size);
+  require(int64_t(storage.size()) == bytes, "tensor: ", shape, " of ", dtype, " needs ", bytes, " bytes, got ", storage.size());
+  require(shape.rank() == 0 || shape[-1] % info(dtype).block == 0, "tensor: rows of ", shape, " do not fill whole ", dtype, " blocks");
+  *impl_ = {shape, dtype, size, std::move(storage), std::make_shared<Grad>(), false};
+}
+
+Tensor Tensor::zeros(const Shape& shape) { return filled(shape, 0.f); }
+
+Tensor Tensor::filled(const Shape& shape, float value) {
+  Tensor t(shape);
+  std::fill_n(t.data(), t.size(), value);
+  return t;
+}
+
+Tensor Tensor::from(const Shape& shape, std::span<const float> values) {
+  Tensor t(shape);
+  require(t.size() == int64_t(values.size()), "tensor: ", values.size(), " values for shape ", shape);
+  std::copy(values.begin(), values.end(), t.data());
+  return t;
+}
+
+float* Tensor::data() const {
+  require(impl_ != nullptr, "tensor: no tensor where numbers were expected");
+  require(impl_->dtype == DType::F32, "tensor: expected F32 numbers, got ", impl_->dtype, " of shape ", impl_->shape);
+  return reinterpret_cast<float*>(impl_->storage.data());
+}
+
+float Tensor::item() const {
+  require(size() == 1, "tensor: expected one element, got ", shape());
+  return data()[0];
+}
+
+Tensor Tensor::view(const Shape& shape) const {
+  require(shape.numel() == size(), "view: ", this->shape(), " has not the elements of ", shape);
+  Tensor v(shape, dtype(), storage());
+  v.impl_->grad = impl_->grad;
+  v.impl_->wants_grad = impl_->wants_grad;
+  return v;
+}
+
+Tensor Tensor::clone() const {
+  Tensor copy(shape(), dtype(), Storage::allocate_owned(size_t(bytes())));
+  std::memcpy(copy.raw(), raw(), size_t(bytes()));
+  return copy;
+}
+
+const Tensor& Tensor::want_grad(bool on) const {
+  require(!on || is_float(dtype()), "tensor: ", dtype(), " weights of shape ", shape(), " cannot be trained");
+  impl_->wants_grad = on;
+  return *this;
+}
+
+float* Tensor::grad() const {
+  Storage& g = impl_->grad->storage;
+  if (!g) {
+    g = Storage::allocate_owned(size_t(size()) * sizeof(float));
+    std::memset(g.data(), 0, g.size());
+  }
+  return reinterpret_cast<float*>(g.data());
+}
+
+}  // namespace kvt

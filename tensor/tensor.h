@@ -1,0 +1,65 @@
+// Tensor: a shared handle to shape, element type, bytes and gradient. Copying a Tensor copies the handle, never the numbers.
+#pragma once
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "tensor/dtype.h"
+#include "tensor/shape.h"
+#include "tensor/storage.h"
+
+namespace kvt {
+
+class Tensor {
+ public:
+  Tensor() = default;                                          // no tensor; tests false
+  explicit Tensor(const Shape& shape, DType dtype = DType::F32);   // uninitialised numbers
+  Tensor(const Shape& shape, DType dtype, Storage storage);    // throws unless the storage is exactly as large
+
+  static Tensor zeros(const Shape& shape);
+  static Tensor filled(const Shape& shape, float value);
+  static Tensor from(const Shape& shape, std::span<const float> values);
+
+  explicit operator bool() const { return impl_ != nullptr; }
+
+  const Shape& shape() const { return impl_->shape; }
+  int rank() const { return impl_->shape.rank(); }
+  int64_t dim(int axis) const { return impl_->shape[axis]; }
+  int64_t size() const { return impl_->size; }                 // number of elements
+  DType dtype() const { return impl_->dtype; }
+  int64_t bytes() const { return int64_t(impl_->storage.size()); }
+  const Storage& storage() const { return impl_->storage; }
+
+  float* data() const;                                         // throws unless dtype() is F32
+  std::byte* raw() const { return impl_->storage.data(); }     // the bytes, whatever the type
+  std::span<float> values() const { return {data(), size_t(size())}; }
+  float item() const;                                          // the only element
+
+  // The same numbers, and the same gradient, under another shape.
+  Tensor view(const Shape& shape) const;
+  // A deep copy in memory of its own, without gradient.
+  Tensor clone() const;
+
+  // Gradients. A leaf (a parameter) asks for one; results of operations on it then want one too (tensor/tape.h).
+  bool wants_grad() const { return impl_->wants_grad; }
+  const Tensor& want_grad(bool on = true) const;
+  bool has_grad() const { return bool(impl_->grad->storage); }
+  float* grad() const;                                         // zeros at first use; always F32, as large as size()
+  void drop_grad() const { impl_->grad->storage = {}; }
+
+  bool same(const Tensor& other) const { return impl_ == other.impl_; }   // the very same tensor
+
+ private:
+  struct Grad { Storage storage; };
+  struct Impl {
+    Shape shape;
+    DType dtype;
+    int64_t size;
+    Storage storage;
+    std::shared_ptr<Grad> grad;       // shared among views
+    bool wants_grad = false;
+  };
+  std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace kvt
