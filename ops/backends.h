@@ -4,6 +4,7 @@
 
 namespace kvt {
 
+void add_blocked_kernels();
 void add_sse2_kernels();
 void add_avx2_kernels();
 void add_avx512_kernels();

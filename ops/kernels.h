@@ -7,7 +7,7 @@
 // The first variant is always the reference, in plain C++: it is the documentation and the oracle of the tests.
 // ops/backends.cpp adds the others, best last, for the CPU at hand. The environment variable KVT_KERNELS chooses:
 //   KVT_KERNELS=reference            only reference kernels        KVT_KERNELS=avx2    nothing newer than AVX2
-//   KVT_KERNELS=softmax=sse2,matmul=reference                      variants by slot; both forms may be mixed
+//   KVT_KERNELS=softmax=sse2,matmul=blocked                        variants by slot; both forms may be mixed
 #pragma once
 #include <array>
 #include <cstdint>
@@ -18,8 +18,9 @@
 
 namespace kvt {
 
-// Instruction sets in order of preference, per architecture. `blas` is a library, chosen where it serves large products.
-enum class Isa { reference, sse2, avx2, avx512, vnni, neon, fp16, dotprod, blas };
+// Instruction sets in order of preference, per architecture. Two are none: `blocked` is plain C++ that respects caches, `blas`
+// a library.
+enum class Isa { reference, blocked, sse2, avx2, avx512, vnni, neon, fp16, dotprod, blas };
 const char* isa_name(Isa isa);
 
 class KernelInfo {               // the type-erased part: enough to list kernels and to choose among them
@@ -41,7 +42,8 @@ class KernelInfo {               // the type-erased part: enough to list kernels
 };
 
 void load_backends();            // once per process: adds what this build has and this CPU can run, obeys KVT_KERNELS
-void choose_kernels(const char* wish);   // the grammar of KVT_KERNELS; throws an Error that lists what there is
+// Chooses anew, by the grammar of KVT_KERNELS ("" = the best of each); throws an Error that lists what there is.
+void choose_kernels(const char* wish);
 
 struct NoTraits {};
 template <class Fn, class Traits = NoTraits> class Kernel;
