@@ -1,0 +1,68 @@
+// Running a language model: a session holds one sequence and its cache; generate() extends it token by token.
+#pragma once
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "engine/sampler.h"
+#include "engine/tokenizer.h"
+#include "models/causal_lm.h"
+
+namespace kvt {
+
+// One sequence being read and written. Sessions share a model; each is used by one thread at a time.
+class Session {
+ public:
+  struct Options {
+    int64_t context = 0;               // the most tokens it can hold; 0 = what the model was trained on, at most 4096
+    DType cache = DType::F16;          // element type of keys and values, F16 or F32
+    int64_t batch = 256;               // tokens of a prompt computed at once: more is faster and takes more memory
+  };
+
+  Session(const CausalLm& model, Options options);
+
+  // Reads `ids` behind what is there and returns the next token's scores [V], valid until the next call.
+  // Throws when they do not fit; ids must lie in the vocabulary.
+  std::span<const float> evaluate(std::span<const int32_t> ids);
+  // Forgets all behind the first `length` tokens.
+  void truncate(int64_t length);
+
+  const std::vector<int32_t>& tokens() const { return tokens_; }
+  int64_t context() const { return cache_.capacity(); }
+  int64_t room() const { return cache_.capacity() - cache_.length(); }
+  int64_t cache_bytes() const { return cache_.bytes(); }
+
+ private:
+  const CausalLm& model_;
+  Options options_;
+  KvCache cache_;
+  Arena arena_;
+  Tensor logits_;
+  std::vector<int32_t> tokens_;
+};
+
+enum class Stop { end_token, length, context_full, cancelled };
+
+struct Generation {
+  std::vector<int32_t> ids;              // without the token that ended it
+  Stop stop = Stop::length;
+  int64_t prompt_tokens = 0;
+  double prompt_seconds = 0, seconds = 0;    // reading the prompt; writing
+};
+
+// Reads `prompt`, then writes up to `most` tokens (−1 = until the end or the context is full). on_token gets each as it is chosen
+// and returns false to stop.
+Generation generate(Session& session, const Tokenizer& tokenizer, std::span<const int32_t> prompt, int64_t most, Sampler& sampler,
+                    const std::function<bool(int32_t)>& on_token, bool ignore_end = false);
+
+// Joins pieces of tokens and releases whole UTF-8 characters only, so that a stream never shows half of one.
+class Utf8Stream {
+ public:
+  std::string push(std::string_view bytes);     // what is complete now
+  std::string finish();                         // the rest, whatever it is
+
+ private:
+  std::string pending_;
+};
+
+}  // namespace kvt

@@ -1,0 +1,64 @@
+#include "engine/metrics.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "tensor/parallel.h"
+
+namespace kvt {
+
+double Perplexity::mean() const { return predictions ? nll / double(predictions) : 0; }
+double Perplexity::value() const { return std::exp(mean()); }
+double Perplexity::error() const {
+  if (predictions < 2) return 0;
+  const double n = double(predictions), variance = std::max(0.0, nll_squares / n - mean() * mean());
+  return value() * std::sqrt(variance / (n - 1));
+}
+
+double log_sum_exp(std::span<const float> x) {
+  const double top = *std::max_element(x.begin(), x.end());
+  double total = 0;
+  for (const float v : x) total += std::exp(double(v) - top);
+  return top + std::log(total);
+}
+
+Perplexity perplexity(const CausalLm& model, std::span<const int32_t> ids, const PerplexityOptions& options,
+                      const std::function<bool(const Perplexity&)>& on_chunk) {
+  const int64_t context = options.context, available = int64_t(ids.size()) / context;
+  require(context >= 4, "perplexity: a context of ", context, " tokens is too short");
+  require(available >= 1, "perplexity: the text has ", ids.size(), " tokens, a chunk needs ", context);
+  const int64_t chunks = options.chunks > 0 ? std::min(options.chunks, available) : available;
+  const int64_t first = options.whole ? 0 : context / 2;
+  constexpr int64_t rows_at_once = 64;       // of scores: V floats each
+
+  const Tape::Pause inference;
+  Perplexity result;
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    std::vector<int32_t> tokens(ids.begin() + chunk * context, ids.begin() + (chunk + 1) * context);
+    if (options.bos >= 0) tokens[0] = options.bos;
+    const Tensor hidden = model.hidden(tokens, 1, context, {});
+    for (int64_t begin = first; begin < context - 1; begin += rows_at_once) {
+      const int64_t end = std::min(begin + rows_at_once, context - 1);
+      const Tensor logits = model.logits(slice(hidden, 1, begin, end));
+      const int64_t V = logits.dim(-1);
+      std::vector<double> nll(size_t(end - begin));
+      parallel_for(end - begin, 1, [&](int64_t from, int64_t to) {
+        for (int64_t r = from; r < to; ++r) {
+          const std::span<const float> row(logits.data() + r * V, size_t(V));
+          nll[size_t(r)] = log_sum_exp(row) - double(row[size_t(tokens[size_t(begin + r + 1)])]);
+        }
+      });
+      for (const double x : nll) {
+        result.nll += x;
+        result.nll_squares += x * x;
+      }
+      result.predictions += end - begin;
+    }
+    ++result.chunks;
+    if (!on_chunk(result)) break;
+  }
+  return result;
+}
+
+}  // namespace kvt

@@ -1,0 +1,15 @@
+// The subcommands of `kvt`, one file each. Every function declares options and a callback; the callback does the work and throws
+// kvt::Error when it cannot. main.cpp turns that into a message and an exit status.
+#pragma once
+#include <CLI/CLI.hpp>
+
+namespace kvt {
+
+void add_run(CLI::App& app);
+void add_perplexity(CLI::App& app);
+void add_logits(CLI::App& app);
+
+// Exit status for a job that ^C ended in good order.
+struct Interrupted {};
+
+}  // namespace kvt

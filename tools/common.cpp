@@ -1,0 +1,85 @@
+#include "tools/common.h"
+
+#include <algorithm>
+#include <atomic>
+#include <charconv>
+#include <csignal>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+
+#include "engine/load.h"
+#include "ops/quant.h"
+#include "tensor/parallel.h"
+
+namespace kvt {
+
+void add_model_options(CLI::App& command, ModelOptions& o, bool with_adapters) {
+  command.add_option("-m,--model", o.model, "GGUF file of the model")->required();
+  if (with_adapters) command.add_option("--adapter", o.adapters, "LoRA adapter GGUF, FILE or FILE:SCALE; may be repeated");
+  command.add_option("-t,--threads", o.threads, "threads (default: one per core)")->check(CLI::Range(1, 1024));
+  command.add_option("--activations", o.activations, "activations beside quantized weights when few rows are computed: q8 (default) or f32")
+      ->check(CLI::IsMember({"f32", "q8"}));
+  command.add_flag("--no-mmap", o.no_mmap, "read the file into memory instead of mapping it");
+  command.add_flag("--check-tensors", o.check_tensors, "refuse a file with infinities or NaNs among its numbers");
+}
+
+LoadedModel open_model(const ModelOptions& o) {
+  set_default_threads({.threads = o.threads});
+  if (!o.activations.empty()) set_activations(o.activations == "f32" ? Activations::f32 : Activations::q8);
+  LoadedModel m;
+  m.gguf = Gguf::open(o.model, o.no_mmap ? Gguf::Access::read : Gguf::Access::map);
+  if (o.check_tensors) m.gguf.check_tensors();
+  m.model = load_model(m.gguf);
+  m.tokenizer = Tokenizer::from(m.gguf);
+  require(m.tokenizer->vocab().size() == m.model->config().vocabulary, o.model, ": the tokenizer has ", m.tokenizer->vocab().size(),
+          " tokens, the model ", m.model->config().vocabulary);
+  return m;
+}
+
+std::pair<std::string, float> split_scale(const std::string& adapter) {
+  const size_t colon = adapter.rfind(':');
+  if (colon == std::string::npos || colon + 1 == adapter.size()) return {adapter, 1.f};
+  float scale = 0;
+  const char* end = adapter.data() + adapter.size();
+  const auto [stopped, error] = std::from_chars(adapter.data() + colon + 1, end, scale);
+  if (error != std::errc() || stopped != end) return {adapter, 1.f};
+  return {adapter.substr(0, colon), scale};
+}
+
+std::string read_text(const std::string& path) {
+  if (path == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
+  const Storage bytes = Storage::read_file(path);
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+std::vector<int32_t> parse_ids(const std::string& text) {
+  std::vector<int32_t> ids;
+  const char *p = text.data(), *end = p + text.size();
+  while (p != end) {
+    if (*p == ' ' || *p == ',' || *p == '\n' || *p == '\t') {
+      ++p;
+      continue;
+    }
+    int32_t id = 0;
+    const auto [stopped, error] = std::from_chars(p, end, id);
+    require(error == std::errc(), "ids: '", std::string(p, std::find(p, end, ' ')), "' is not a token id");
+    ids.push_back(id);
+    p = stopped;
+  }
+  return ids;
+}
+
+static std::atomic<bool> interrupt_seen{false};
+
+bool interrupted() {
+  static const bool installed = [] {
+    std::signal(SIGINT, [](int) {
+      if (interrupt_seen.exchange(true)) std::signal(SIGINT, SIG_DFL), std::raise(SIGINT);
+    });
+    return true;
+  }();
+  return installed && interrupt_seen;
+}
+
+}  // namespace kvt

@@ -1,0 +1,45 @@
+// What several subcommands share: the options that name a model, and opening it.
+#pragma once
+#include <CLI/CLI.hpp>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/gguf.h"
+#include "engine/tokenizer.h"
+#include "models/causal_lm.h"
+
+namespace kvt {
+
+struct ModelOptions {
+  std::string model;
+  std::vector<std::string> adapters;      // FILE or FILE:SCALE
+  std::string activations;                // "", f32 or q8
+  int threads = 0;
+  bool no_mmap = false, check_tensors = false;
+};
+
+// -m, -t, --activations, --no-mmap, --check-tensors; and --adapter if `with_adapters`.
+void add_model_options(CLI::App& command, ModelOptions& options, bool with_adapters = true);
+
+struct LoadedModel {
+  Gguf gguf;
+  std::unique_ptr<CausalLm> model;
+  std::unique_ptr<Tokenizer> tokenizer;
+};
+LoadedModel open_model(const ModelOptions& options);
+
+// FILE:SCALE → (FILE, SCALE); scale 1 when there is none. A colon that no number follows belongs to the name.
+std::pair<std::string, float> split_scale(const std::string& adapter);
+
+// The whole of a text file, or of standard input for "-". Throws an Error naming it.
+std::string read_text(const std::string& path);
+
+// "1 2 3" or "1,2,3" → ids. Throws an Error naming what is not a number.
+std::vector<int32_t> parse_ids(const std::string& text);
+
+// Set once ^C (SIGINT) came; the first call installs the handler. A second ^C ends the process at once.
+bool interrupted();
+
+}  // namespace kvt

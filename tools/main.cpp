@@ -1,0 +1,37 @@
+// kvt: the command line. One line per subcommand; exit status 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+#include <cstdio>
+#include <exception>
+#include <new>
+
+#include "tools/commands.h"
+
+static constexpr const char* about =
+    "KVT: inference and training of Transformers from GGUF files, with adapters.\n"
+    "Every command has its own --help with examples.";
+
+static constexpr const char* examples =
+    "Examples:\n"
+    "  kvt run -m model.gguf -p \"The history of the city\" -n 64\n"
+    "  kvt perplexity -m model.gguf -f text.txt -c 512 --chunks 32\n"
+    "Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.\n"
+    "Environment: KVT_KERNELS chooses kernel variants (kvt kernels), KVT_ACTIVATIONS=f32|q8 the form of activations.";
+
+int main(int argc, char** argv) {
+  CLI::App app(about, "kvt");
+  app.footer(examples);
+  app.set_version_flag("--version", "kvt " KVT_VERSION);
+  app.require_subcommand(1);
+  try {
+    app.parse(argc, argv);
+    return 0;
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : 2;
+  } catch (const kvt::Interrupted&) {
+    return 130;
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr, "kvt: out of memory\n");
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "kvt: %s\n", e.what());
+  }
+  return 1;
+}

@@ -1,0 +1,104 @@
+// kvt run: continues a prompt, or holds a chat, streaming the text.
+#include <cstdio>
+#include <ctime>
+#include <nlohmann/json.hpp>
+
+#include "engine/generate.h"
+#include "tools/commands.h"
+#include "tools/common.h"
+
+namespace kvt {
+
+namespace {
+
+struct Options {
+  ModelOptions model;
+  std::string prompt, file, cache = "f16";
+  int64_t tokens = -1, context = 0;
+  SamplerOptions sampler;
+  bool print_ids = false, no_bos = false, no_echo = false, ignore_eos = false, quiet = false;
+};
+
+void print(const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
+
+void print_speed(const Generation& g, double load_seconds) {
+  const auto rate = [](int64_t n, double s) { return s > 0 ? double(n) / s : 0.0; };
+  const int64_t written = int64_t(g.ids.size());
+  std::fprintf(stderr, "load %.3f s | prompt %lld tokens, %.3f s, %.1f tokens/s | text %lld tokens, %.3f s, %.1f tokens/s\n", load_seconds,
+               static_cast<long long>(g.prompt_tokens), g.prompt_seconds, rate(g.prompt_tokens, g.prompt_seconds),
+               static_cast<long long>(written), g.seconds, rate(written - 1, g.seconds));
+}
+
+// Streams ids as text, or as numbers.
+class Writer {
+ public:
+  Writer(const Tokenizer& tokenizer, bool ids) : tokenizer_(tokenizer), ids_(ids) {}
+  void operator()(int32_t id) {
+    print(ids_ ? (first_ ? "" : " ") + std::to_string(id) : utf8_.push(tokenizer_.piece(id)));
+    first_ = false;
+  }
+  void end() { print(utf8_.finish() + "\n"); }
+
+ private:
+  const Tokenizer& tokenizer_;
+  Utf8Stream utf8_;
+  bool ids_, first_ = true;
+};
+
+void complete(const Options& o, const LoadedModel& m, double load_seconds) {
+  const std::string prompt = o.file.empty() ? o.prompt : read_text(o.file);
+  const std::vector<int32_t> ids = m.tokenizer->encode(prompt, {.add_special = !o.no_bos});
+  require(!ids.empty(), "run: the prompt has no tokens, and the model adds none");
+  Session session(*m.model, {.context = o.context, .cache = o.cache == "f32" ? DType::F32 : DType::F16});
+  Sampler sampler(o.sampler);
+  Writer write(*m.tokenizer, o.print_ids);
+  if (!o.print_ids && !o.no_echo) print(prompt);
+  const Generation g = generate(session, *m.tokenizer, ids, o.tokens, sampler, [&](int32_t id) { write(id); return !interrupted(); }, o.ignore_eos);
+  write.end();
+  if (g.stop == Stop::context_full) std::fprintf(stderr, "the context of %lld tokens is full (-c)\n", static_cast<long long>(session.context()));
+  if (!o.quiet) print_speed(g, load_seconds);
+}
+
+void run(const Options& o) {
+  interrupted();
+  timespec start, loaded;
+  clock_gettime(CLOCK_MONOTONIC, &start);
+  const LoadedModel m = open_model(o.model);
+  clock_gettime(CLOCK_MONOTONIC, &loaded);
+  complete(o, m, double(loaded.tv_sec - start.tv_sec) + 1e-9 * double(loaded.tv_nsec - start.tv_nsec));
+  if (interrupted()) throw Interrupted();
+}
+
+}  // namespace
+
+void add_run(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  CLI::App* c = app.add_subcommand("run", "continue a prompt, streaming the text");
+  add_model_options(*c, o->model);
+  auto* prompt = c->add_option("-p,--prompt", o->prompt, "text to continue; special tokens in it are recognised");
+  c->add_option("-f,--file", o->file, "read the prompt from a file, - for standard input")->excludes(prompt);
+  c->add_option("-n,--tokens", o->tokens, "how many tokens to write (default: until the model ends or the context is full)")->check(CLI::NonNegativeNumber);
+  c->add_option("-c,--context", o->context, "tokens of context (default: the model's, at most 4096)")->check(CLI::PositiveNumber);
+  c->add_option("--cache", o->cache, "element type of the key/value cache: f16 (default) or f32")->check(CLI::IsMember({"f16", "f32"}));
+  c->add_option("--temp", o->sampler.temperature, "temperature (default 0.8); 0 = always the most likely token");
+  c->add_option("--top-k", o->sampler.top_k, "keep the k most likely tokens (default 40; 0 = all)");
+  c->add_option("--top-p", o->sampler.top_p, "keep the most likely tokens up to this probability (default 0.95; 1 = all)");
+  c->add_option("--min-p", o->sampler.min_p, "drop tokens less likely than this share of the likeliest (default 0.05; 0 = none)");
+  c->add_option("--repeat-penalty", o->sampler.repeat_penalty, "divide the scores of recent tokens (default 1 = off)");
+  c->add_option("--repeat-last", o->sampler.repeat_last, "how many tokens count as recent (default 64)");
+  c->add_option("--seed", o->sampler.seed, "seed of the draws (default 0): the same seed gives the same text");
+  c->add_flag("--ignore-eos", o->ignore_eos, "go on behind the token that ends a text");
+  c->add_flag("--no-bos", o->no_bos, "do not add the tokens that begin (and end) a text");
+  c->add_flag("--no-echo", o->no_echo, "do not print the prompt before its continuation");
+  c->add_flag("--print-ids", o->print_ids, "print the ids of the written tokens instead of text");
+  c->add_flag("-q,--quiet", o->quiet, "no line about speed on standard error");
+  c->footer("Examples:\n  kvt run -m model.gguf -p \"Once upon a time\" -n 100 --temp 0\n"
+            "  kvt run -m model.gguf --adapter domain.gguf:0.8 -p \"The valve\" -c 512 -t 2\n"
+            "  kvt run -m model.gguf --chat -p \"What is a knowledge vector?\"");
+  c->callback([o] { run(*o); });
+}
+
+}  // namespace kvt
