@@ -1,0 +1,92 @@
+# KVT: a thin front for meson. `make help` lists the targets; each installs with apt what it needs and is missing.
+
+BUILD  ?= build
+CC_ENV ?=
+MESON_ARGS ?=
+KVT_DATA ?= $(abspath ../shared/data)
+export KVT_DATA
+
+# Debian packages: what every build needs, and what single targets add.
+core_packages   := g++ meson ninja-build pkg-config python3 libxsimd-dev libopenblas-dev nlohmann-json3-dev libcli11-dev doctest-dev
+bench_packages  := libbenchmark-dev
+arm_packages    := g++-aarch64-linux-gnu qemu-user-static
+clang_packages  := clang libclang-rt-14-dev
+format_packages := clang-format
+model_packages  := python3-pip unzip
+
+# $(call need,packages): installs those that are missing, as root or through sudo; else prints the one command to type.
+need = @missing=""; for p in $(1); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+  if [ -n "$$missing" ]; then \
+    if [ "$$(id -u)" = 0 ]; then sudo=; elif sudo -n true 2>/dev/null; then sudo=sudo; \
+    else echo "Please install what is missing:  sudo apt-get install -y --no-install-recommends$$missing"; exit 1; fi; \
+    echo "Installing:$$missing"; \
+    { $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing || \
+      { $$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; }; } >$(BUILD)-apt.log 2>&1 || \
+      { tail -n 5 $(BUILD)-apt.log; exit 1; }; rm -f $(BUILD)-apt.log; \
+  fi
+
+# $(call configure,folder,meson arguments)
+configure = @[ -f $(1)/build.ninja ] || $(CC_ENV) meson setup $(1) $(2) $(MESON_ARGS) >$(1).log 2>&1 || { tail -n 20 $(1).log; exit 1; }; rm -f $(1).log
+
+.PHONY: help build run run-tiny test test-long bench bench-peers asan tsan arm clang format clean
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## make build        build/kvt and build/libkvt.a
+build:
+	$(call need,$(core_packages))
+	$(call configure,$(BUILD),)
+	@ninja -C $(BUILD)
+
+## make test         all tests on this machine
+test: build
+	@tests/run.sh $(BUILD)
+
+## make asan         all tests under the address and undefined-behaviour sanitizers
+asan:
+	$(call need,$(core_packages))
+	$(call configure,build-asan,-Db_sanitize=address$(comma)undefined -Db_lundef=false -Dbuildtype=debugoptimized)
+	@ninja -C build-asan
+	@UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 tests/run.sh build-asan
+
+## make tsan         all tests under the thread sanitizer
+tsan:
+	$(call need,$(core_packages))
+	$(call configure,build-tsan,-Db_sanitize=thread -Db_lundef=false -Dbuildtype=debugoptimized -Dopenblas=disabled)
+	@ninja -C build-tsan
+	@TSAN_OPTIONS=halt_on_error=1 tests/run.sh build-tsan
+
+## make clang        build with clang, warnings are errors, and run the tests
+clang:
+	$(call need,$(core_packages) $(clang_packages))
+	@[ -f build-clang/build.ninja ] || CC=clang CXX=clang++ meson setup build-clang -Dwerror=true >build-clang.log 2>&1 || { tail -n 20 build-clang.log; exit 1; }; rm -f build-clang.log
+	@ninja -C build-clang
+	@tests/run.sh build-clang
+
+## make arm          cross build for aarch64; all tests under qemu as cortex-a72 (ARMv8.0) and as max
+# Header-only libraries serve both architectures: build-arm/include shows the cross compiler those, and nothing else of the host.
+arm:
+	$(call need,$(core_packages) $(arm_packages))
+	@mkdir -p build-arm/include && for h in doctest nlohmann CLI xsimd; do ln -sfn /usr/include/$$h build-arm/include/$$h; done
+	@[ -f build-arm/build/build.ninja ] || meson setup build-arm/build --cross-file arm/aarch64.ini -Dopenblas=disabled -Dcpp_args=-isystem$(CURDIR)/build-arm/include >build-arm.log 2>&1 || { tail -n 20 build-arm.log; exit 1; }; rm -f build-arm.log
+	@ninja -C build-arm/build
+	@for cpu in cortex-a72 max; do echo "== aarch64, -cpu $$cpu"; QEMU_CPU=$$cpu tests/run.sh build-arm/build || exit 1; done
+
+## make bench        kernels and operations on this machine (Google Benchmark)
+bench:
+	$(call need,$(core_packages) $(bench_packages))
+	$(call configure,build-bench,-Dbench=enabled)
+	@ninja -C build-bench
+	@build-bench/kernels_bench
+
+## make format       clang-format over all sources
+format:
+	$(call need,$(format_packages))
+	@git ls-files '*.cpp' '*.h' | xargs clang-format -i
+
+## make clean        removes everything that was built; .cache (the fetched model) stays
+clean:
+	rm -rf build build-*
+
+comma := ,
