@@ -26,6 +26,9 @@ class CausalLm {
   virtual Tensor hidden(std::span<const int32_t> ids, int64_t B, int64_t T, const Forward& options) const = 0;
   // Next-token scores [.., V] of hidden states [.., C].
   virtual Tensor logits(const Tensor& hidden) const = 0;
+  // Mean cross-entropy of the next tokens `targets`, one for each hidden state, or ignored_label. A model whose scores are one
+  // plain linear layer need not hold them all at once.
+  virtual Tensor loss(const Tensor& hidden, std::span<const int32_t> targets) const { return cross_entropy(logits(hidden), targets); }
 
   virtual void each_parameter(const std::function<void(const std::string& name, Parameter&)>& f) = 0;
   virtual void each_linear(const std::function<void(const std::string& name, Linear&)>& f) = 0;   // "blk.0.attn_q"

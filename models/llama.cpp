@@ -48,4 +48,9 @@ Tensor Llama::logits(const Tensor& hidden) const {
   return config_.tied_output ? linear(hidden, token_embd.weight) : output(hidden);
 }
 
+Tensor Llama::loss(const Tensor& hidden, std::span<const int32_t> targets) const {
+  if (!config_.tied_output && !output.adapters.empty()) return CausalLm::loss(hidden, targets);
+  return linear_cross_entropy(hidden, config_.tied_output ? token_embd.weight : output.weight, targets);
+}
+
 }  // namespace kvt

@@ -44,6 +44,7 @@ class Llama : public CausalLm {
   const LmConfig& config() const override { return config_; }
   Tensor hidden(std::span<const int32_t> ids, int64_t B, int64_t T, const Forward& options) const override;
   Tensor logits(const Tensor& hidden) const override;
+  Tensor loss(const Tensor& hidden, std::span<const int32_t> targets) const override;
   void each_parameter(const std::function<void(const std::string&, Parameter&)>& f) override { each<Parameter>(*this, f); }
   void each_linear(const std::function<void(const std::string&, Linear&)>& f) override { each<Linear>(*this, f); }
 

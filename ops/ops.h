@@ -42,6 +42,9 @@ Tensor layer_norm(const Tensor& x, const Tensor& w, const Tensor& b, float eps);
 // logits [..., V]; one target a row, each `ignore` or in [0, V).
 constexpr int32_t ignored_label = -100;
 Tensor cross_entropy(const Tensor& logits, std::span<const int32_t> targets, int32_t ignore = ignored_label);
+// cross_entropy(linear(x, W), targets) without all scores in memory: a chunk of rows at a time, its gradients at once.
+// x [.., C], W [V, C] of any dtype; gradient to x, and to W when it is float and wants one.
+Tensor linear_cross_entropy(const Tensor& x, const Tensor& w, std::span<const int32_t> targets, int32_t ignore = ignored_label);
 
 // --- sums ---
 Tensor sum(const Tensor& x);                                // [1]

@@ -1,0 +1,165 @@
+#include "engine/adapter.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "ops/quant.h"
+
+namespace kvt {
+
+static constexpr const char *suffix_a = ".weight.lora_a", *suffix_b = ".weight.lora_b", *fingerprint_key = "kvt.base.fingerprint";
+
+// "blk.3.attn_q" → 3 and "attn_q"; −1 and the whole name outside of the blocks
+static std::pair<int64_t, std::string> block_and_name(const std::string& layer) {
+  const size_t dot = layer.find('.', 4);
+  if (!layer.starts_with("blk.") || dot == std::string::npos) return {-1, layer};
+  return {std::stoll(layer.substr(4, dot - 4)), layer.substr(dot + 1)};
+}
+
+LoraSet attach_lora(CausalLm& model, const LoraOptions& options) {
+  const int64_t layers = model.config().layers, last = options.last_layer < 0 ? layers - 1 : options.last_layer;
+  require(options.first_layer >= 0 && options.first_layer <= last && last < layers, "lora: blocks ", options.first_layer, " to ", last, " of ", layers);
+  std::set<std::string> known, unused(options.targets.begin(), options.targets.end());
+  const bool all = unused.erase("all") > 0;
+  Rng rng(options.seed);
+  LoraSet set;
+  set.alpha = options.alpha;
+  std::vector<Linear*> linears;
+  model.each_linear([&](const std::string& layer, Linear& linear) {
+    const auto [block, name] = block_and_name(layer);
+    known.insert(name);
+    const bool named = std::find(options.targets.begin(), options.targets.end(), name) != options.targets.end();
+    unused.erase(name);
+    if (block >= 0 ? !(all || named) || block < options.first_layer || block > last : !named) return;
+    set.layers.push_back({layer, Lora::init(linear.weight.shape[1], linear.weight.shape[0], options.rank, options.alpha, rng)});
+    linears.push_back(&linear);
+  });
+  if (!unused.empty() || set.layers.empty()) {
+    std::string names;
+    for (const std::string& name : known) names += " " + name;
+    fail("lora: no layer is called '", unused.empty() ? "" : *unused.begin(), "'; there are: all", names);
+  }
+  for (size_t i = 0; i < linears.size(); ++i) linears[i]->adapters.push_back(set.layers[i].lora);
+  return set;
+}
+
+TrainedSet trained_factors(const LoraSet& set) {
+  TrainedSet trained;
+  for (const auto& [name, lora] : set.layers) {
+    trained.push_back({name + suffix_a, lora->a});
+    trained.push_back({name + suffix_b, lora->b});
+  }
+  return trained;
+}
+
+LoraSet load_adapter(CausalLm& model, const Gguf& file, float scale, const std::string& base, bool any_base) {
+  const std::string& path = file.path();
+  const std::string type = file.string("general.type", ""), kind = file.string("adapter.type", "");
+  require(type == "adapter" && kind == "lora", path, ": not a LoRA adapter (general.type '", type, "', adapter.type '", kind, "')");
+  const std::string &architecture = file.string("general.architecture"), &expected = model.config().architecture;
+  require(architecture == expected, path, ": an adapter for architecture '", architecture, "', the base is '", expected, "'");
+  const std::string trained_on = file.string(fingerprint_key, base);
+  require(trained_on == base || any_base, path, ": trained on another base model (fingerprint ", trained_on, ", this base has ", base, ")");
+  const auto alpha = float(file.real("adapter.lora.alpha"));
+  require(std::isfinite(alpha) && std::isfinite(scale), path, ": alpha ", alpha, ", scale ", scale);
+
+  std::map<std::string, Linear*> linears;
+  model.each_linear([&](const std::string& name, Linear& linear) { linears[name] = &linear; });
+  std::map<std::string, std::pair<Tensor, Tensor>> pairs;
+  for (const Gguf::Entry& e : file.tensors()) {
+    if (e.name.ends_with("_norm.weight")) continue;
+    const bool is_a = e.name.ends_with(suffix_a);
+    require(is_a || e.name.ends_with(suffix_b), path, ": tensor '", e.name, "' is no factor of a LoRA pair (…", suffix_a, ", …", suffix_b, ")");
+    const std::string layer = e.name.substr(0, e.name.size() - std::string_view(suffix_a).size());
+    require(layer != "token_embd", path, ": tensor '", e.name, "': adapters of the token embedding are not supported");
+    require(linears.contains(layer), path, ": tensor '", e.name, "': the base has no linear layer '", layer, "'",
+            layer == "output" ? " (its output is tied to the embedding)" : "");
+    const DType dtype = e.tensor.dtype();
+    require(is_float(dtype) || dtype == DType::Q8_0, path, ": tensor '", e.name, "' is ", dtype, ", expected F32, F16, BF16 or Q8_0");
+    (is_a ? pairs[layer].first : pairs[layer].second) = e.tensor;
+  }
+  require(!pairs.empty(), path, ": the adapter has no tensors");
+
+  LoraSet set;
+  set.alpha = alpha;
+  for (const auto& [layer, factors] : pairs) {
+    const auto& [a, b] = factors;
+    require(bool(a), path, ": '", layer, suffix_a, "' is missing");
+    require(bool(b), path, ": '", layer, suffix_b, "' is missing");
+    const Shape& w = linears.at(layer)->weight.shape;
+    require(a.rank() == 2 && b.rank() == 2 && a.dim(1) == w[1] && b.dim(0) == w[0] && a.dim(0) == b.dim(1), path, ": '", layer, "': factors A ",
+            a.shape(), " and B ", b.shape(), " do not fit weights ", w);
+    const float s = alpha != 0 ? scale * alpha / float(a.dim(0)) : scale;
+    set.layers.push_back({layer, std::make_shared<Lora>(unpack(a), unpack(b), s)});
+  }
+  for (const auto& [layer, lora] : set.layers) linears.at(layer)->adapters.push_back(lora);
+  return set;
+}
+
+Gguf adapter_file(const LoraSet& set, const std::string& architecture, const std::string& base, DType type) {
+  require(type == DType::F32 || type == DType::F16, "adapter: factors are stored as F32 or F16, not ", type);
+  Gguf file;
+  file.set("general.type", std::string("adapter"));
+  file.set("general.architecture", architecture);
+  file.set("adapter.type", std::string("lora"));
+  file.set("adapter.lora.alpha", set.alpha);
+  file.set(fingerprint_key, base);
+  for (const auto& [name, factor, decay] : trained_factors(set)) file.add(name, type == DType::F32 ? factor : pack(factor, type));
+  return file;
+}
+
+// general.file_type of llama.cpp for a file whose matrices are all of one type
+static void set_file_type(Gguf& file, DType type) {
+  const std::map<DType, uint32_t> numbers = {{DType::F32, 0}, {DType::F16, 1}, {DType::Q4_0, 2}, {DType::Q4_1, 3},
+                                             {DType::Q8_0, 7}, {DType::Q5_0, 8}, {DType::Q5_1, 9}, {DType::BF16, 32}};
+  if (const auto found = numbers.find(type); found != numbers.end()) file.set("general.file_type", found->second);
+  if (is_quantized(type)) file.set("general.quantization_version", uint32_t(2));
+}
+
+static Gguf with_metadata_of(const Gguf& base) {
+  Gguf file;
+  for (const auto& [name, value] : base.keys()) file.set(name, value);
+  return file;
+}
+
+static Tensor converted(const std::string& name, const Tensor& x, DType type) {
+  if (x.dtype() == type) return x;
+  if (type == DType::F32) return unpack(x);
+  require(weight_format(type).pack != nullptr, "merge: '", name, "' is ", type, ", which this engine reads but does not write; choose another type");
+  require(x.dim(-1) % info(type).block == 0, "merge: '", name, "' has rows of ", x.dim(-1), " numbers, which do not fill ", type, " blocks of ", info(type).block);
+  return pack(x.dtype() == DType::F32 ? x : unpack(x), type);
+}
+
+Gguf merged_model(const Gguf& base, CausalLm& model, std::optional<DType> type) {
+  std::map<std::string, Linear*> linears;
+  model.each_linear([&](const std::string& name, Linear& linear) { linears[name + ".weight"] = &linear; });
+  Gguf file = with_metadata_of(base);
+  if (type) set_file_type(file, *type);
+  for (const Gguf::Entry& e : base.tensors()) {
+    Tensor w = e.tensor;
+    if (const auto found = linears.find(e.name); found != linears.end())
+      for (const auto& adapter : found->second->adapters) {
+        const auto lora = std::dynamic_pointer_cast<const Lora>(adapter);
+        require(bool(lora), "merge: the adapter on '", e.name, "' is no LoRA");
+        w = merged(w, *lora);
+      }
+    file.add(e.name, converted(e.name, w, w.rank() < 2 ? e.tensor.dtype() : type.value_or(e.tensor.dtype())));
+  }
+  return file;
+}
+
+Gguf model_file(const Gguf& base, CausalLm& model, DType type) {
+  std::map<std::string, Tensor> parameters;
+  model.each_parameter([&](const std::string& name, Parameter& p) { if (p.tensor) parameters[name] = p.tensor; });
+  Gguf file = with_metadata_of(base);
+  set_file_type(file, type);
+  for (const Gguf::Entry& e : base.tensors()) {
+    const auto found = parameters.find(e.name);
+    if (found == parameters.end()) file.add(e.name, e.tensor);
+    else file.add(e.name, converted(e.name, found->second, found->second.rank() < 2 ? DType::F32 : type));
+  }
+  return file;
+}
+
+}  // namespace kvt

@@ -1,0 +1,50 @@
+// LoRA adapters as files: GGUF, as llama.cpp reads and writes them.
+//
+//   general.type "adapter"    general.architecture = the base's    adapter.type "lora"    adapter.lora.alpha f32
+//   <base tensor>.lora_a  A [r, in]       <base tensor>.lora_b  B [out, r]         e.g. blk.0.attn_q.weight.lora_a
+//   kvt.base.fingerprint      ours (llama.cpp ignores it): the weights that the adapter was trained on
+//
+//   y' = y + s B (A x),   s = user scale · α/r, or the user scale alone where α = 0
+//
+// Rank-stabilised LoRA (s = α/√r) has no key of its own: such adapters store α √r.
+#pragma once
+#include "engine/gguf.h"
+#include "engine/train.h"
+#include "models/adapt.h"
+
+namespace kvt {
+
+struct LoraSet {
+  struct Layer { std::string name; std::shared_ptr<Lora> lora; };      // "blk.0.attn_q"
+  float alpha = 0;
+  std::vector<Layer> layers;
+};
+
+struct LoraOptions {
+  int64_t rank = 8;
+  float alpha = 16;
+  std::vector<std::string> targets = {"all"};        // "attn_q", "ffn_down", …, "output"; all = every linear layer in the blocks
+  int64_t first_layer = 0, last_layer = -1;          // blocks, both included; −1 = to the last
+  uint64_t seed = 0;
+};
+
+// Gives the targeted layers of `model` a fresh adapter each. Throws for a target no layer bears, listing those there are.
+LoraSet attach_lora(CausalLm& model, const LoraOptions& options);
+TrainedSet trained_factors(const LoraSet& set);       // names as in the file
+
+// Attaches the adapters of `file` at `scale`; adapters stack. Throws an Error naming the tensor: a half without its other half, a
+// layer the base does not have, a shape that does not fit (names in …_norm.weight are passed over); and for another architecture
+// or a fingerprint other than `base`, unless `any_base`. No layer has changed then.
+LoraSet load_adapter(CausalLm& model, const Gguf& file, float scale, const std::string& base, bool any_base = false);
+
+// The file's contents; `type` F32 or F16. Write it with Gguf::write.
+Gguf adapter_file(const LoraSet& set, const std::string& architecture, const std::string& base, DType type);
+
+// The base with every LoRA adapter of `model` merged into its weights:  W + Σ s B A, each in its base's type, or all matrices
+// in `type`. Metadata is copied. Throws for a type that the engine only reads.
+Gguf merged_model(const Gguf& base, CausalLm& model, std::optional<DType> type);
+
+// A model file with the metadata and the tensor order of `base` and the parameters of `model`: matrices in `type`, vectors in F32.
+Gguf model_file(const Gguf& base, CausalLm& model, DType type);
+
+}  // namespace kvt

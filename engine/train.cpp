@@ -1,0 +1,208 @@
+#include "engine/train.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <numeric>
+
+#include "ops/quant.h"
+
+namespace kvt {
+
+static Tensor owned(const Shape& shape) {
+  return Tensor(shape, DType::F32, Storage::allocate_owned(size_t(byte_size(DType::F32, shape.numel()))));
+}
+
+TrainedSet all_weights(CausalLm& model) {
+  TrainedSet set;
+  model.each_parameter([&](const std::string& name, Parameter& p) {
+    if (!p.tensor) return;
+    require(is_float(p.tensor.dtype()), "train: '", name, "' is ", p.tensor.dtype(), "; only float weights (F32, F16, BF16) can be trained whole");
+    const Tensor copy = owned(p.tensor.shape());
+    unpack(copy.data(), p.tensor.dtype(), p.tensor.raw(), p.tensor.size());
+    copy.want_grad();
+    p.tensor = copy;
+    set.push_back({name, copy, copy.rank() >= 2});
+  });
+  return set;
+}
+
+std::map<std::string, std::string> TrainOptions::describe() const {
+  const auto real = [](float x) {
+    std::ostringstream text;
+    text.precision(9);
+    text << x;
+    return text.str();
+  };
+  return {{"steps", std::to_string(steps)}, {"epochs", std::to_string(epochs)}, {"batch", std::to_string(batch)},
+          {"accumulate", std::to_string(accumulate)}, {"schedule", name(schedule)}, {"lr", real(lr)}, {"warmup", std::to_string(warmup)},
+          {"clip", real(clip)}, {"beta1", real(optimizer.beta1)}, {"beta2", real(optimizer.beta2)}, {"eps", real(optimizer.eps)},
+          {"weight-decay", real(optimizer.weight_decay)}, {"seed", std::to_string(seed)}, {"recompute", recompute ? "yes" : "no"},
+          {"eval-every", std::to_string(eval_every)}, {"patience", std::to_string(patience)}};
+}
+
+int64_t train_steps(const TrainOptions& options, const Examples& data) {
+  if (options.steps > 0) return options.steps;
+  const int64_t batches = BatchOrder(data.size(), options.batch, options.seed).batches() * options.epochs;
+  return (batches + options.accumulate - 1) / options.accumulate;
+}
+
+double evaluate(const CausalLm& model, const Examples& data, int64_t batch, const std::function<bool()>& cancelled) {
+  const Tape::Pause pause;
+  double total = 0;
+  std::vector<int64_t> indices;
+  for (int64_t begin = 0; begin < data.size(); begin += batch) {
+    if (cancelled && cancelled()) return std::numeric_limits<double>::quiet_NaN();
+    indices.resize(size_t(std::min(batch, data.size() - begin)));
+    std::iota(indices.begin(), indices.end(), begin);
+    const Batch b = data.batch(indices);
+    total += double(model.loss(model.hidden(b.tokens, b.B, b.T, {}), b.labels).item()) * double(b.learned);
+  }
+  return total / double(data.learned());
+}
+
+namespace {
+
+class Run {
+ public:
+  Run(const CausalLm& model, const TrainedSet& trained, const TrainOptions& options, const Examples& data, const Examples* validation,
+      TrainState& state, const TrainCallbacks& callbacks)
+      : model_(model), options_(options), data_(data), validation_(validation), state_(state), callbacks_(callbacks),
+        trained_(trained), order_(data.size(), options.batch, options.seed),
+        schedule_{options.schedule, options.lr, options.warmup, train_steps(options, data)}, began_(Clock::now()) {
+    require(!trained.empty(), "train: nothing to train");
+    require(options.accumulate >= 1, "train: accumulate ", options.accumulate, ", expected at least 1");
+    require(options.epochs >= 1 && options.steps >= 0, "train: ", options.epochs, " epochs, ", options.steps, " steps");
+    require(options.lr > 0 && std::isfinite(options.lr), "train: learning rate ", options.lr);
+    require(data.learned() > 0 && (!validation || validation->learned() > 0), "train: the data has no token to learn");
+    for (const Trained& t : trained) {
+      weights_.push_back(t.tensor);
+      t.tensor.drop_grad();
+    }
+    if (state.moments.empty())
+      for (const Tensor& w : weights_) state.moments.push_back(AdamW::moments(w.shape()));
+    require(state.moments.size() == weights_.size(), "train: the state is that of ", state.moments.size(), " tensors, not ", weights_.size());
+    order_.seek(state.position);
+    first_step_ = state.step;
+  }
+
+  TrainEnd go() {
+    for (;;) {
+      if (validation_due()) {
+        validate();
+        if (state_.evaluated != state_.step) return cancel();
+      }
+      const bool stop = options_.patience > 0 && state_.stale >= options_.patience;
+      if (stop || state_.step == schedule_.steps) {
+        restore_best();
+        return stop ? TrainEnd::stopped_early : TrainEnd::finished;
+      }
+      if (cancelled()) return cancel();
+      step();
+      if (options_.save_every > 0 && state_.step % options_.save_every == 0 && callbacks_.save) callbacks_.save(state_);
+    }
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  bool cancelled() const { return callbacks_.cancelled && callbacks_.cancelled(); }
+
+  TrainEnd cancel() const {
+    if (callbacks_.save) callbacks_.save(state_);
+    return TrainEnd::cancelled;
+  }
+
+  bool validation_due() const {
+    const int64_t t = state_.step;
+    return validation_ && state_.evaluated < t && (t == 0 || t == schedule_.steps || (options_.eval_every > 0 && t % options_.eval_every == 0));
+  }
+
+  void validate() {
+    const double loss = evaluate(model_, *validation_, options_.batch, callbacks_.cancelled);
+    if (cancelled()) return;                         // the loss may lack batches: asked again after resuming
+    require(std::isfinite(loss), "train: the validation loss is ", loss, " after step ", state_.step);
+    state_.evaluated = state_.step;
+    const bool best = loss < state_.best_loss;
+    state_.stale = best ? 0 : state_.stale + 1;
+    if (best) {
+      state_.best_loss = loss;
+      state_.best_step = state_.step;
+      if (state_.best.empty())
+        for (const Tensor& w : weights_) state_.best.push_back(owned(w.shape()));
+      for (size_t i = 0; i < weights_.size(); ++i) std::copy_n(weights_[i].data(), weights_[i].size(), state_.best[i].data());
+    }
+    if (callbacks_.validation) callbacks_.validation({state_.step, loss, best});
+  }
+
+  void restore_best() {
+    for (size_t i = 0; i < state_.best.size(); ++i) std::copy_n(state_.best[i].data(), weights_[i].size(), weights_[i].data());
+  }
+
+  void step() {
+    const int64_t t = state_.step + 1, epoch = order_.position().epoch;
+    const float lr = schedule_(t);
+    std::vector<Batch> batches;
+    int64_t learned = 0;
+    for (int64_t i = 0; i < options_.accumulate; ++i) {
+      batches.push_back(data_.batch(order_.next()));
+      learned += batches.back().learned;
+      tokens_ += batches.back().B * batches.back().T;
+    }
+    double loss = 0;
+    for (const Batch& b : batches) {
+      const float share = float(b.learned) / float(learned);
+      Tape tape;
+      const Tensor l = model_.loss(model_.hidden(b.tokens, b.B, b.T, {.cache = nullptr, .recompute = options_.recompute}), b.labels);
+      loss += double(l.item()) * double(share);
+      require(std::isfinite(loss), "train: the loss is ", loss, " at step ", t, " (learning rate ", lr,
+              "); a lower rate, more warm-up or clipping may help");
+      tape.backward(scale(l, share));
+    }
+    const double norm = gradient_norm(weights_);
+    require(std::isfinite(norm), "train: the gradient's norm is ", norm, " at step ", t, " (learning rate ", lr, ")");
+    clip_gradients(weights_, norm, options_.clip);
+    for (size_t i = 0; i < weights_.size(); ++i) {
+      options_.optimizer(weights_[i], state_.moments[i], t, lr, trained_[i].decay);
+      weights_[i].drop_grad();
+    }
+    state_.step = t;
+    state_.position = order_.position();
+    if (!callbacks_.step) return;
+    const double seconds = std::chrono::duration<double>(Clock::now() - began_).count();
+    callbacks_.step({t, schedule_.steps, epoch, loss, lr, norm, double(tokens_) / seconds,
+                     seconds / double(t - first_step_) * double(schedule_.steps - t)});
+  }
+
+  const CausalLm& model_;
+  const TrainOptions& options_;
+  const Examples& data_;
+  const Examples* validation_;
+  TrainState& state_;
+  const TrainCallbacks& callbacks_;
+  const TrainedSet& trained_;
+  BatchOrder order_;
+  Schedule schedule_;
+  Clock::time_point began_;
+  std::vector<Tensor> weights_;
+  int64_t first_step_ = 0, tokens_ = 0;
+};
+
+}  // namespace
+
+TrainEnd train(const CausalLm& model, const TrainedSet& trained, const TrainOptions& options, const Examples& data,
+               const Examples* validation, TrainState& state, const TrainCallbacks& callbacks) {
+  return Run(model, trained, options, data, validation, state, callbacks).go();
+}
+
+// What one token keeps alive for backward: in a block the results of its operations (norms, projections, rotations, attention, the
+// gated product and the sums), across blocks its input and the final states. A tensor's gradient comes and goes with its consumers.
+int64_t training_bytes(const LmConfig& c, int64_t trained_numbers, const TrainOptions& options, int64_t length, bool validation) {
+  const int64_t q = c.heads * c.head_size, kv = c.kv_heads * c.head_size;
+  const int64_t block = 6 * c.channels + 3 * q + 3 * kv + 4 * c.hidden;
+  const int64_t per_token = options.recompute ? c.layers * c.channels + 2 * block : (c.layers + 1) * block;
+  const int64_t score_chunk = 2 * 64 * c.vocabulary;
+  return int64_t(sizeof(float)) * (trained_numbers * (validation ? 5 : 4) + options.batch * length * per_token + score_chunk);
+}
+
+}  // namespace kvt

@@ -1,0 +1,95 @@
+// Training a language model, or the adapters on it, to predict the next token.
+//
+//   for each step t:   L = Σ over the labels of `accumulate` batches of −log p(label) / number of labels
+//                      g = ∂L/∂w, clipped to the norm `clip`;   w ← AdamW(w, g, η(t))
+//
+// What is trained is a list of named tensors that the model reads (methods: engine/adapter.h for LoRA, all_weights() for the
+// whole model). All that changes in training lies in TrainState: stored and restored between two steps (engine/checkpoint.h),
+// training continues bit for bit.
+#pragma once
+#include <functional>
+#include <limits>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "engine/data.h"
+#include "engine/optim.h"
+#include "models/causal_lm.h"
+
+namespace kvt {
+
+struct Trained {
+  std::string name;
+  Tensor tensor;             // F32, in memory of its own
+  bool decay = true;         // weight decay is for matrices; norms and biases go without
+};
+using TrainedSet = std::vector<Trained>;
+
+// Every parameter of a model with float weights, copied out of the file's mapping as F32 and put in the model's place.
+// Throws an Error naming a quantized weight.
+TrainedSet all_weights(CausalLm& model);
+
+struct TrainOptions {
+  int64_t steps = 0;                 // 0: as many as `epochs` take
+  int64_t epochs = 1;
+  int64_t batch = 4;                 // examples in one forward pass
+  int64_t accumulate = 1;            // forward passes in one step; the gradient is that of their labels together
+  Schedule::Kind schedule = Schedule::Kind::cosine;
+  float lr = 2e-4f;
+  int64_t warmup = 0;                // steps
+  float clip = 1.f;                  // largest gradient norm; 0 = any
+  AdamW optimizer;
+  uint64_t seed = 0;
+  bool recompute = false;            // recompute activations in backward: less memory, about a third more time
+  int64_t eval_every = 0;            // steps; validation data also counts before the first step and after the last
+  int64_t patience = 0;              // stop after so many validations without a better loss; 0 = never
+  int64_t save_every = 0;            // steps between calls of TrainCallbacks::save; 0 = at cancellation only
+
+  // What decides the result, as text, for comparing a checkpoint's with these. save_every is not among them.
+  std::map<std::string, std::string> describe() const;
+};
+
+struct TrainState {
+  int64_t step = 0;                                   // steps done
+  DataPosition position;                              // of the next batch
+  std::vector<AdamW::Moments> moments;                // of each trained tensor
+  int64_t evaluated = -1;                             // the step of the last validation
+  double best_loss = std::numeric_limits<double>::infinity();
+  int64_t best_step = -1;
+  std::vector<Tensor> best;                           // the trained tensors at best_step; empty before
+  int64_t stale = 0;                                  // validations since then
+};
+
+struct StepReport {
+  int64_t step, steps;                                // step counts from 1
+  int64_t epoch;
+  double loss, lr, gradient_norm;                     // nats per token; the norm before clipping
+  double tokens_per_second, seconds_left;             // since this call of train()
+};
+struct ValidationReport { int64_t step; double loss; bool best; };
+
+struct TrainCallbacks {
+  std::function<void(const StepReport&)> step;
+  std::function<void(const ValidationReport&)> validation;
+  std::function<void(const TrainState&)> save;
+  std::function<bool()> cancelled;                    // asked between steps and between validation batches
+};
+
+enum class TrainEnd { finished, stopped_early, cancelled };
+
+int64_t train_steps(const TrainOptions& options, const Examples& data);       // how many steps training takes
+
+// Trains from `state` (a new one, or a checkpoint's) on. With validation data (not null) the best weights seen, those before the
+// first step included, are in place at the end. A cancelled run is saved by TrainCallbacks::save, if there is one.
+// Throws an Error naming step and learning rate when the loss or the gradient stops being finite.
+TrainEnd train(const CausalLm& model, const TrainedSet& trained, const TrainOptions& options, const Examples& data,
+               const Examples* validation, TrainState& state, const TrainCallbacks& callbacks);
+
+// Mean loss per label in nats; NaN if cancelled() says so on the way.
+double evaluate(const CausalLm& model, const Examples& data, int64_t batch, const std::function<bool()>& cancelled = {});
+
+// Bytes that training takes beside the weights of the base: trained numbers, gradients, moments, best weights and activations.
+int64_t training_bytes(const LmConfig& config, int64_t trained_numbers, const TrainOptions& options, int64_t length, bool validation);
+
+}  // namespace kvt
