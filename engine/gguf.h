@@ -34,10 +34,15 @@ class Gguf {
   struct Key { std::string name; Value value; };
   struct Entry { std::string name; Tensor tensor; uint64_t offset; };     // offset: into the file
 
+  static constexpr const char* alignment_key = "general.alignment";
+  static constexpr uint64_t max_key_length = 65535, max_tensor_name = 63;     // bytes
+  static bool valid_alignment(uint64_t bytes);                 // a power of two from 8 to 1 MiB
+
   Gguf() = default;                                            // empty, to be filled and written
   enum class Access { map, read };                             // memory-map the file, or copy it into memory
   static Gguf open(const std::string& path, Access access = Access::map);
-  static Gguf parse(const Storage& bytes, const std::string& name);    // `name` stands in errors for the path
+  // `name` stands in errors for the path. Tensors share the bytes, which must lie at a multiple of 8.
+  static Gguf parse(const Storage& bytes, const std::string& name);
 
   const std::string& path() const { return path_; }
   uint32_t version() const { return version_; }

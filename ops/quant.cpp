@@ -110,6 +110,47 @@ Tensor pack(const Tensor& x, DType type) {
   return y;
 }
 
+template <class T, class ToDouble>
+static std::optional<NotFinite> first_bad(const void* x, int64_t n, ToDouble to_double) {
+  for (int64_t i = 0; i < n; ++i)
+    if (const double v = to_double(static_cast<const T*>(x)[i]); !std::isfinite(v)) return NotFinite{i, v};
+  return {};
+}
+
+template <class Block>
+static std::optional<NotFinite> first_bad_block(const void* x, int64_t n) {
+  auto bad = first_bad<Block>(x, n / Block::numbers, [](const Block& b) {
+    double v = f16_to_f32(b.d);
+    if constexpr (has_min<Block>)
+      if (std::isfinite(v)) v = f16_to_f32(b.m);
+    return v;
+  });
+  if (bad) bad->element *= Block::numbers;
+  return bad;
+}
+
+std::optional<NotFinite> find_not_finite(DType type, const void* x, int64_t n) {
+  switch (type) {
+    case DType::F32: return first_bad<float>(x, n, [](float v) { return double(v); });
+    case DType::F64: return first_bad<double>(x, n, [](double v) { return v; });
+    case DType::F16: return first_bad<uint16_t>(x, n, [](uint16_t h) { return double(f16_to_f32(h)); });
+    case DType::BF16: return first_bad<uint16_t>(x, n, [](uint16_t h) { return double(bf16_to_f32(h)); });
+    case DType::Q4_0: return first_bad_block<BlockQ4_0>(x, n);
+    case DType::Q4_1: return first_bad_block<BlockQ4_1>(x, n);
+    case DType::Q5_0: return first_bad_block<BlockQ5_0>(x, n);
+    case DType::Q5_1: return first_bad_block<BlockQ5_1>(x, n);
+    case DType::Q8_0: return first_bad_block<BlockQ8_0>(x, n);
+    case DType::IQ4_NL: return first_bad_block<BlockIQ4_NL>(x, n);
+    case DType::Q2_K: return first_bad_block<BlockQ2_K>(x, n);
+    case DType::Q3_K: return first_bad_block<BlockQ3_K>(x, n);
+    case DType::Q4_K: return first_bad_block<BlockQ4_K>(x, n);
+    case DType::Q5_K: return first_bad_block<BlockQ5_K>(x, n);
+    case DType::Q6_K: return first_bad_block<BlockQ6_K>(x, n);
+    case DType::I8: case DType::I16: case DType::I32: case DType::I64: return {};
+  }
+  return {};
+}
+
 static Activations activations_from_environment() {
   const char* wish = std::getenv("KVT_ACTIVATIONS");
   if (!wish || !*wish || std::string_view(wish) == "q8") return Activations::q8;

@@ -11,6 +11,8 @@
 //   IQ4_NL  d, 16 bytes:            x_j = d table[q_j], 16 levels placed where a bell curve has its mass
 //   Q2_K … Q6_K   256 numbers in 8 or 16 sub-blocks, whose scales (and minima) are themselves quantized: see quant_k.cpp
 #pragma once
+#include <optional>
+
 #include "ops/kernels.h"
 #include "tensor/tensor.h"
 
@@ -28,6 +30,10 @@ const WeightFormat& weight_format(DType type);         // throws for a type that
 void unpack(float* y, DType type, const void* x, int64_t n);       // any weight type, F32 included
 Tensor unpack(const Tensor& x);                                     // an F32 copy
 Tensor pack(const Tensor& x, DType type);                           // F32 → type; throws when rows do not fill blocks
+
+// The first of n numbers that is not finite, or whose block has a scale or minimum that is not. Integers always are.
+struct NotFinite { int64_t element; double value; };
+std::optional<NotFinite> find_not_finite(DType type, const void* x, int64_t n);
 
 float f16_to_f32(uint16_t h);
 uint16_t f32_to_f16(float x);              // nearest even; overflow gives ±∞

@@ -5,6 +5,7 @@
 
 namespace kvt {
 
+void add_inspect(CLI::App& app);
 void add_run(CLI::App& app);
 void add_perplexity(CLI::App& app);
 void add_logits(CLI::App& app);

@@ -11,6 +11,7 @@ static constexpr const char* about =
 
 static constexpr const char* examples =
     "Examples:\n"
+    "  kvt inspect model.gguf\n"
     "  kvt run -m model.gguf -p \"The history of the city\" -n 64\n"
     "  kvt perplexity -m model.gguf -f text.txt -c 512 --chunks 32\n"
     "Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.\n"
@@ -21,6 +22,7 @@ int main(int argc, char** argv) {
   app.footer(examples);
   app.set_version_flag("--version", "kvt " KVT_VERSION);
   app.require_subcommand(1);
+  kvt::add_inspect(app);
   try {
     app.parse(argc, argv);
     return 0;
