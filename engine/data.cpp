@@ -80,9 +80,11 @@ uint64_t Examples::fingerprint() const {
   return hash.value();
 }
 
-BatchOrder::BatchOrder(int64_t examples, int64_t batch, uint64_t seed) : examples_(examples), batch_(batch), seed_(seed) {
+BatchOrder::BatchOrder(int64_t examples, int64_t batch, uint64_t seed, std::vector<int64_t> lengths)
+    : lengths_(std::move(lengths)), examples_(examples), batch_(batch), seed_(seed) {
   require(examples >= 1, "data: no examples");
   require(batch >= 1, "data: batch size ", batch);
+  require(lengths_.empty() || int64_t(lengths_.size()) == examples, "data: ", lengths_.size(), " lengths of ", examples, " examples");
   shuffle();
 }
 
@@ -95,6 +97,19 @@ void BatchOrder::shuffle() {
   order_.resize(size_t(examples_));
   std::iota(order_.begin(), order_.end(), 0);
   for (size_t i = order_.size(); i > 1; --i) std::swap(order_[i - 1], order_[rng.below(i)]);
+  if (!lengths_.empty()) sort_by_length(rng);
+}
+
+void BatchOrder::sort_by_length(Rng& rng) {
+  const int64_t pool = pool_batches * batch_;
+  for (int64_t begin = 0; begin < examples_; begin += pool)
+    std::stable_sort(order_.begin() + begin, order_.begin() + std::min(begin + pool, examples_),
+                     [&](int64_t a, int64_t b) { return lengths_[size_t(a)] < lengths_[size_t(b)]; });
+  // Only full batches change places: a short one stays last, where next() expects it.
+  for (int64_t i = examples_ / batch_; i > 1; --i) {
+    const auto a = order_.begin() + (i - 1) * batch_, b = order_.begin() + int64_t(rng.below(uint64_t(i))) * batch_;
+    if (a != b) std::swap_ranges(a, a + batch_, b);
+  }
 }
 
 std::vector<int64_t> BatchOrder::next() {

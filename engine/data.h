@@ -52,9 +52,13 @@ struct DataPosition { int64_t epoch = 0, index = 0; };
 
 // Batches in an order shuffled anew each epoch. The order depends on the seed and the epoch alone, so that a position is all
 // there is to store. The last batch of an epoch may be smaller.
+//
+// With `lengths`, one for each example, batches hold examples of nearly the same length, so that little is filled up: the shuffled
+// order is cut into pools of pool_batches batches, each pool sorted by length, and the full batches shuffled once more.
 class BatchOrder {
  public:
-  BatchOrder(int64_t examples, int64_t batch, uint64_t seed);
+  static constexpr int64_t pool_batches = 50;
+  BatchOrder(int64_t examples, int64_t batch, uint64_t seed, std::vector<int64_t> lengths = {});
   std::vector<int64_t> next();                       // indices of the next batch's examples
   DataPosition position() const { return position_; }
   void seek(DataPosition position);                  // throws unless it lies within the data
@@ -62,7 +66,9 @@ class BatchOrder {
 
  private:
   void shuffle();
+  void sort_by_length(Rng& rng);
 
+  std::vector<int64_t> lengths_;
   int64_t examples_, batch_;
   uint64_t seed_;
   DataPosition position_;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "engine/fingerprint.h"
 #include "ops/quant.h"
 
 namespace kvt {
@@ -13,18 +14,30 @@ static Tensor owned(const Shape& shape) {
   return Tensor(shape, DType::F32, Storage::allocate_owned(size_t(byte_size(DType::F32, shape.numel()))));
 }
 
-TrainedSet all_weights(CausalLm& model) {
-  TrainedSet set;
-  model.each_parameter([&](const std::string& name, Parameter& p) {
-    if (!p.tensor) return;
-    require(is_float(p.tensor.dtype()), "train: '", name, "' is ", p.tensor.dtype(), "; only float weights (F32, F16, BF16) can be trained whole");
-    const Tensor copy = owned(p.tensor.shape());
-    unpack(copy.data(), p.tensor.dtype(), p.tensor.raw(), p.tensor.size());
-    copy.want_grad();
-    p.tensor = copy;
-    set.push_back({name, copy, copy.rank() >= 2});
-  });
-  return set;
+Trained trainable(const std::string& name, Parameter& p) {
+  require(is_float(p.tensor.dtype()), "train: '", name, "' is ", p.tensor.dtype(), "; only float weights (F32, F16, BF16) can be trained whole");
+  const Tensor copy = owned(p.tensor.shape());
+  unpack(copy.data(), p.tensor.dtype(), p.tensor.raw(), p.tensor.size());
+  copy.want_grad();
+  p.tensor = copy;
+  return {name, copy, copy.rank() >= 2};
+}
+
+Task::Extent CausalTask::extent(std::span<const int64_t> indices) const {
+  Extent e;
+  int64_t longest = 0;
+  for (int64_t i : indices) {
+    const Ids& labels = data_[i].labels;
+    e.labels += int64_t(labels.size()) - std::count(labels.begin(), labels.end(), ignored_label);
+    longest = std::max(longest, int64_t(labels.size()));
+  }
+  e.tokens = longest * int64_t(indices.size());
+  return e;
+}
+
+Tensor CausalTask::loss(std::span<const int64_t> indices, const Pass& pass) const {
+  const Batch b = data_.batch(indices);
+  return model_.loss(model_.hidden(b.tokens, b.B, b.T, {.cache = nullptr, .recompute = pass.recompute}), b.labels);
 }
 
 std::map<std::string, std::string> TrainOptions::describe() const {
@@ -41,40 +54,47 @@ std::map<std::string, std::string> TrainOptions::describe() const {
           {"eval-every", std::to_string(eval_every)}, {"patience", std::to_string(patience)}};
 }
 
-int64_t train_steps(const TrainOptions& options, const Examples& data) {
+int64_t train_steps(const TrainOptions& options, int64_t examples) {
   if (options.steps > 0) return options.steps;
-  const int64_t batches = BatchOrder(data.size(), options.batch, options.seed).batches() * options.epochs;
+  require(options.batch >= 1, "train: batch size ", options.batch);
+  const int64_t batches = (examples + options.batch - 1) / options.batch * options.epochs;
   return (batches + options.accumulate - 1) / options.accumulate;
 }
 
-double evaluate(const CausalLm& model, const Examples& data, int64_t batch, const std::function<bool()>& cancelled) {
+double evaluate(const Task& task, int64_t batch, const std::function<bool()>& cancelled) {
   const Tape::Pause pause;
   double total = 0;
+  int64_t labels = 0;
   std::vector<int64_t> indices;
-  for (int64_t begin = 0; begin < data.size(); begin += batch) {
+  for (int64_t begin = 0; begin < task.size(); begin += batch) {
     if (cancelled && cancelled()) return std::numeric_limits<double>::quiet_NaN();
-    indices.resize(size_t(std::min(batch, data.size() - begin)));
+    indices.resize(size_t(std::min(batch, task.size() - begin)));
     std::iota(indices.begin(), indices.end(), begin);
-    const Batch b = data.batch(indices);
-    total += double(model.loss(model.hidden(b.tokens, b.B, b.T, {}), b.labels).item()) * double(b.learned);
+    const int64_t n = task.extent(indices).labels;
+    if (n > 0) total += double(task.loss(indices, {}).item()) * double(n);
+    labels += n;
   }
-  return total / double(data.learned());
+  return total / double(labels);
+}
+
+double evaluate(const CausalLm& model, const Examples& data, int64_t batch, const std::function<bool()>& cancelled) {
+  return evaluate(CausalTask(model, data), batch, cancelled);
 }
 
 namespace {
 
 class Run {
  public:
-  Run(const CausalLm& model, const TrainedSet& trained, const TrainOptions& options, const Examples& data, const Examples* validation,
-      TrainState& state, const TrainCallbacks& callbacks)
-      : model_(model), options_(options), data_(data), validation_(validation), state_(state), callbacks_(callbacks),
-        trained_(trained), order_(data.size(), options.batch, options.seed),
-        schedule_{options.schedule, options.lr, options.warmup, train_steps(options, data)}, began_(Clock::now()) {
+  Run(const Task& task, const TrainedSet& trained, const TrainOptions& options, const Task* validation, TrainState& state,
+      const TrainCallbacks& callbacks)
+      : task_(task), options_(options), validation_(validation), state_(state), callbacks_(callbacks), trained_(trained),
+        order_(task.order(options.batch, options.seed)),
+        schedule_{options.schedule, options.lr, options.warmup, train_steps(options, task.size())}, began_(Clock::now()) {
     require(!trained.empty(), "train: nothing to train");
     require(options.accumulate >= 1, "train: accumulate ", options.accumulate, ", expected at least 1");
     require(options.epochs >= 1 && options.steps >= 0, "train: ", options.epochs, " epochs, ", options.steps, " steps");
     require(options.lr > 0 && std::isfinite(options.lr), "train: learning rate ", options.lr);
-    require(data.learned() > 0 && (!validation || validation->learned() > 0), "train: the data has no token to learn");
+    require(has_labels(task) && (!validation || has_labels(*validation)), "train: the data has no token to learn");
     for (const Trained& t : trained) {
       weights_.push_back(t.tensor);
       t.tensor.drop_grad();
@@ -106,6 +126,12 @@ class Run {
  private:
   using Clock = std::chrono::steady_clock;
 
+  static bool has_labels(const Task& task) {
+    for (int64_t i = 0; i < task.size(); ++i)
+      if (task.extent({&i, 1}).labels > 0) return true;
+    return false;
+  }
+
   bool cancelled() const { return callbacks_.cancelled && callbacks_.cancelled(); }
 
   TrainEnd cancel() const {
@@ -119,7 +145,7 @@ class Run {
   }
 
   void validate() {
-    const double loss = evaluate(model_, *validation_, options_.batch, callbacks_.cancelled);
+    const double loss = evaluate(*validation_, options_.batch, callbacks_.cancelled);
     if (cancelled()) return;                         // the loss may lack batches: asked again after resuming
     require(std::isfinite(loss), "train: the validation loss is ", loss, " after step ", state_.step);
     state_.evaluated = state_.step;
@@ -142,18 +168,26 @@ class Run {
   void step() {
     const int64_t t = state_.step + 1, epoch = order_.position().epoch;
     const float lr = schedule_(t);
-    std::vector<Batch> batches;
+    std::vector<std::vector<int64_t>> batches;
+    std::vector<int64_t> labels;
     int64_t learned = 0;
     for (int64_t i = 0; i < options_.accumulate; ++i) {
-      batches.push_back(data_.batch(order_.next()));
-      learned += batches.back().learned;
-      tokens_ += batches.back().B * batches.back().T;
+      batches.push_back(order_.next());
+      const Task::Extent e = task_.extent(batches.back());
+      labels.push_back(e.labels);
+      learned += e.labels;
+      tokens_ += e.tokens;
     }
     double loss = 0;
-    for (const Batch& b : batches) {
-      const float share = float(b.learned) / float(learned);
+    for (size_t i = 0; i < batches.size(); ++i) {
+      if (labels[i] == 0) continue;
+      const float share = float(labels[i]) / float(learned);
+      // Random numbers depend on seed, step and batch alone: a resumed run draws the same.
+      Hash64 mixed;
+      for (uint64_t part : {options_.seed, uint64_t(t), uint64_t(i)}) mixed.add(part);
+      Rng random(mixed.value());
       Tape tape;
-      const Tensor l = model_.loss(model_.hidden(b.tokens, b.B, b.T, {.cache = nullptr, .recompute = options_.recompute}), b.labels);
+      const Tensor l = task_.loss(batches[i], {.random = &random, .recompute = options_.recompute});
       loss += double(l.item()) * double(share);
       require(std::isfinite(loss), "train: the loss is ", loss, " at step ", t, " (learning rate ", lr,
               "); a lower rate, more warm-up or clipping may help");
@@ -174,10 +208,9 @@ class Run {
                      seconds / double(t - first_step_) * double(schedule_.steps - t)});
   }
 
-  const CausalLm& model_;
+  const Task& task_;
   const TrainOptions& options_;
-  const Examples& data_;
-  const Examples* validation_;
+  const Task* validation_;
   TrainState& state_;
   const TrainCallbacks& callbacks_;
   const TrainedSet& trained_;
@@ -190,9 +223,17 @@ class Run {
 
 }  // namespace
 
+TrainEnd train(const Task& task, const TrainedSet& trained, const TrainOptions& options, const Task* validation, TrainState& state,
+               const TrainCallbacks& callbacks) {
+  return Run(task, trained, options, validation, state, callbacks).go();
+}
+
 TrainEnd train(const CausalLm& model, const TrainedSet& trained, const TrainOptions& options, const Examples& data,
                const Examples* validation, TrainState& state, const TrainCallbacks& callbacks) {
-  return Run(model, trained, options, data, validation, state, callbacks).go();
+  const CausalTask task(model, data);
+  if (!validation) return train(task, trained, options, nullptr, state, callbacks);
+  const CausalTask held_out(model, *validation);
+  return train(task, trained, options, &held_out, state, callbacks);
 }
 
 // What one token keeps alive for backward: in a block the results of its operations (norms, projections, rotations, attention, the

@@ -1,6 +1,6 @@
-// Training a language model, or the adapters on it, to predict the next token.
+// Training: of a language model to predict the next token, of adapters on it, or of any Task.
 //
-//   for each step t:   L = Σ over the labels of `accumulate` batches of −log p(label) / number of labels
+//   for each step t:   L = Σ over the labels of `accumulate` batches of the task's loss / number of labels
 //                      g = ∂L/∂w, clipped to the norm `clip`;   w ← AdamW(w, g, η(t))
 //
 // What is trained is a list of named tensors that the model reads (methods: engine/adapter.h for LoRA, all_weights() for the
@@ -26,9 +26,47 @@ struct Trained {
 };
 using TrainedSet = std::vector<Trained>;
 
-// Every parameter of a model with float weights, copied out of the file's mapping as F32 and put in the model's place.
-// Throws an Error naming a quantized weight.
-TrainedSet all_weights(CausalLm& model);
+// One parameter with float weights, copied out of the file's mapping as F32 and put in the model's place. Throws an Error naming it
+// if it is quantized. all_weights: every parameter of a model that there is.
+Trained trainable(const std::string& name, Parameter& p);
+template <class Model>
+TrainedSet all_weights(Model& model) {
+  TrainedSet set;
+  model.each_parameter([&](const std::string& name, Parameter& p) {
+    if (p) set.push_back(trainable(name, p));
+  });
+  return set;
+}
+
+// Examples, and the loss that a model has on them: all that train() and evaluate() know of both.
+class Task {
+ public:
+  virtual ~Task() = default;
+  virtual int64_t size() const = 0;                                            // examples
+  struct Extent { int64_t labels = 0, tokens = 0; };                           // labels: what the loss is the mean over
+  virtual Extent extent(std::span<const int64_t> indices) const = 0;
+  virtual BatchOrder order(int64_t batch, uint64_t seed) const { return BatchOrder(size(), batch, seed); }
+
+  struct Pass {
+    Rng* random = nullptr;             // of this batch alone, for dropout and augmentation; null in validation, which has neither
+    bool recompute = false;
+  };
+  // Mean loss per label of the examples `indices`, in nats; not asked for batches without a label.
+  virtual Tensor loss(std::span<const int64_t> indices, const Pass& pass) const = 0;
+};
+
+// Next-token prediction.
+class CausalTask : public Task {
+ public:
+  CausalTask(const CausalLm& model, const Examples& data) : model_(model), data_(data) {}
+  int64_t size() const override { return data_.size(); }
+  Extent extent(std::span<const int64_t> indices) const override;
+  Tensor loss(std::span<const int64_t> indices, const Pass& pass) const override;
+
+ private:
+  const CausalLm& model_;
+  const Examples& data_;
+};
 
 struct TrainOptions {
   int64_t steps = 0;                 // 0: as many as `epochs` take
@@ -78,15 +116,19 @@ struct TrainCallbacks {
 
 enum class TrainEnd { finished, stopped_early, cancelled };
 
-int64_t train_steps(const TrainOptions& options, const Examples& data);       // how many steps training takes
+int64_t train_steps(const TrainOptions& options, int64_t examples);           // how many steps training takes
+inline int64_t train_steps(const TrainOptions& options, const Examples& data) { return train_steps(options, data.size()); }
 
 // Trains from `state` (a new one, or a checkpoint's) on. With validation data (not null) the best weights seen, those before the
 // first step included, are in place at the end. A cancelled run is saved by TrainCallbacks::save, if there is one.
 // Throws an Error naming step and learning rate when the loss or the gradient stops being finite.
+TrainEnd train(const Task& task, const TrainedSet& trained, const TrainOptions& options, const Task* validation, TrainState& state,
+               const TrainCallbacks& callbacks);
 TrainEnd train(const CausalLm& model, const TrainedSet& trained, const TrainOptions& options, const Examples& data,
                const Examples* validation, TrainState& state, const TrainCallbacks& callbacks);
 
 // Mean loss per label in nats; NaN if cancelled() says so on the way.
+double evaluate(const Task& task, int64_t batch, const std::function<bool()>& cancelled = {});
 double evaluate(const CausalLm& model, const Examples& data, int64_t batch, const std::function<bool()>& cancelled = {});
 
 // Bytes that training takes beside the weights of the base: trained numbers, gradients, moments, best weights and activations.

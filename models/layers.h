@@ -36,6 +36,17 @@ struct RmsNorm {
   template <class F> void fields(F&& f) { f("weight", weight); }
 };
 
+// y = (x − mean x) / √(var x + eps) ⊙ w + b
+struct LayerNorm {
+  Parameter weight, bias;
+  float eps = 1e-5f;
+
+  LayerNorm() = default;
+  LayerNorm(int64_t channels, float epsilon) : weight(Shape{channels}), bias(Shape{channels}), eps(epsilon) {}
+  Tensor operator()(const Tensor& x) const { return layer_norm(x, weight, bias, eps); }
+  template <class F> void fields(F&& f) { f("weight", weight); f("bias", bias); }
+};
+
 // The rows of W [V, C] that ids name.
 struct Embedding {
   Parameter weight;
