@@ -1,6 +1,7 @@
 // Each function is defined beside the kernels it adds. ops/backends.cpp calls them in order of preference.
 // Explicit calls, no static initialisers: linkers drop objects that nothing refers to from static libraries.
 #pragma once
+#include "ops/kernels.h"
 
 namespace kvt {
 
@@ -12,5 +13,8 @@ void add_vnni_kernels();
 void add_neon_kernels();
 void add_dotprod_kernels();
 void add_blas_kernels();
+
+// The blocked product of ops/matmul_kernels.cpp (kernel::matmul's contract), for a library that is better at large ones only.
+void blocked_matmul(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k);
 
 }  // namespace kvt

@@ -100,7 +100,9 @@ struct Buffer {                        // grows, never shrinks: one per thread a
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-void matmul_blocked(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k) {
+}  // namespace
+
+void blocked_matmul(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k) {
   thread_local Buffer a_buffer, b_buffer;
   const auto& [tile, shape] = kernel::matmul_tile.best();
   const int64_t rows = shape.rows, cols = shape.cols, m_step = mc / rows * rows, n_step = nc / cols * cols;
@@ -133,9 +135,7 @@ void matmul_blocked(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t
     }
 }
 
-}  // namespace
-
-void add_blocked_kernels() { kernel::matmul.add(Isa::blocked, matmul_blocked); }
+void add_blocked_kernels() { kernel::matmul.add(Isa::blocked, blocked_matmul); }
 
 namespace kernel {
 Kernel<void(float*, int64_t, Mat, Mat, int64_t, int64_t, int64_t)> matmul("matmul", matmul_reference);

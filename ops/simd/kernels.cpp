@@ -1,0 +1,24 @@
+// The kernels of one x86 instruction set: the files of this folder, compiled for it.
+#include "ops/backends.h"
+#include "ops/simd/vec.h"
+
+#define KVT_JOIN(a, b, c) a##b##c
+#define KVT_ADD_KERNELS(isa) KVT_JOIN(add_, isa, _kernels)
+
+namespace kvt {
+
+void KVT_ADD_KERNELS(ISA)() {
+#if defined(__AVX512VNNI__)
+  ISA::add_quants();
+#else
+  ISA::add_dots();
+  ISA::add_products();
+  ISA::add_unpacks();
+#if defined(__AVX2__) && !defined(__AVX512F__)      // blocks of 32 fill these vectors; wider ones add nothing
+  ISA::add_blocks();
+  ISA::add_quants();
+#endif
+#endif
+}
+
+}  // namespace kvt

@@ -1,0 +1,334 @@
+// Every variant of every kernel against its reference, at all small sizes and some odd larger ones, at misaligned addresses,
+// between canaries. A new variant is covered by being registered; a new slot without a case here makes the test fail.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <random>
+
+#include "main.h"
+#include "ops/kernels.h"
+#include "ops/quant.h"
+
+using namespace kvt;
+
+namespace {
+
+// --- the harness ---
+
+constexpr int64_t guard = 16;              // canaries on each side, in elements
+
+// An array at an address that is only a multiple of its element, between canaries that must survive.
+template <class T>
+class Guarded {
+ public:
+  Guarded(int64_t n, int offset = 0) : n_(n), bytes_(size_t((n + 2 * guard + offset) * int64_t(sizeof(T)) + 64), canary) {
+    const auto address = reinterpret_cast<uintptr_t>(bytes_.data());
+    p_ = reinterpret_cast<T*>(bytes_.data() + (64 - address % 64) % 64) + guard + offset;
+    std::memset(static_cast<void*>(p_), 0, size_t(n) * sizeof(T));
+  }
+  Guarded(const std::vector<T>& x, int offset = 0) : Guarded(int64_t(x.size()), offset) {
+    if (!x.empty()) std::memcpy(static_cast<void*>(p_), x.data(), x.size() * sizeof(T));
+  }
+  Guarded(const Guarded&) = delete;
+  T* data() { return p_; }
+  operator T*() { return p_; }
+  int64_t size() const { return n_; }
+  bool intact() const {
+    const auto* first = reinterpret_cast<const unsigned char*>(p_);
+    const auto untouched = [](const unsigned char* from, const unsigned char* to) { return std::all_of(from, to, [](unsigned char c) { return c == canary; }); };
+    return untouched(bytes_.data(), first) && untouched(first + size_t(n_) * sizeof(T), bytes_.data() + bytes_.size());
+  }
+
+ private:
+  static constexpr unsigned char canary = 0xa5;
+  int64_t n_;
+  std::vector<unsigned char> bytes_;
+  T* p_;
+};
+
+using Floats = std::vector<float>;
+
+// What a variant wrote, what lies between its rows included.
+struct Result {
+  Floats y;
+  double scale = 0;                        // errors are relative to this, or to each number where it is 0
+};
+
+Floats random(int64_t n, uint32_t seed, float spread = 1) {
+  std::mt19937 generator(seed * 7919 + 17);
+  std::normal_distribution<float> normal(0, spread);
+  Floats x(static_cast<size_t>(n));
+  for (float& v : x) v = normal(generator);
+  return x;
+}
+
+Result collect(Guarded<float>& y, double scale = 0) {
+  CHECK(y.intact());
+  return {Floats(y.data(), y.data() + y.size()), scale};
+}
+
+// run(fn) calls a variant on inputs that depend on nothing but the case, and returns what it wrote.
+template <class K, class Run>
+void parity(const K& kernel, double tolerance, Run run) {
+  const Result want = run(kernel.variant(0).fn);
+  for (int v = 1; v < kernel.variants(); ++v) {
+    const Result got = run(kernel.variant(v).fn);
+    REQUIRE(got.y.size() == want.y.size());
+    double worst = 0;
+    size_t where = 0;
+    for (size_t i = 0; i < want.y.size(); ++i) {
+      if (got.y[i] == want.y[i]) continue;                                // infinities too
+      const double unit = want.scale > 0 ? want.scale : std::max(1e-30, std::fabs(double(want.y[i])));
+      const double error = std::fabs(double(got.y[i]) - want.y[i]) / unit;
+      if (!(error <= worst)) worst = error, where = i;
+    }
+    if (!(worst <= tolerance)) {
+      INFO(std::string(kernel.name), " ", std::string(isa_name(kernel.isa(v))), " at ", where, ": ", got.y[where], " for ", want.y[where], ", error ", worst);
+      CHECK(worst <= tolerance);
+    }
+  }
+}
+
+const std::vector<int64_t>& sizes() {
+  static const std::vector<int64_t> all = [] {
+    std::vector<int64_t> s;
+    for (int64_t n = 0; n <= 33; ++n) s.push_back(n);
+    s.insert(s.end(), {47, 63, 64, 65, 100, 129, 257});
+    return s;
+  }();
+  return all;
+}
+
+// --- products ---
+
+void matmul_case() {
+  const struct { int64_t m, n, k; } shapes[] = {{0, 3, 2}, {1, 1, 1}, {1, 5, 3}, {3, 0, 2}, {2, 3, 0},   {5, 7, 9},    {14, 32, 16}, {15, 33, 17},
+                                                {6, 16, 8}, {29, 65, 40}, {64, 48, 256}, {33, 70, 300}, {200, 40, 20}, {9, 1560, 12}, {70, 66, 64}};
+  for (int tile = 0; tile < kernel::matmul_tile.variants(); ++tile) {
+    const int before = kernel::matmul_tile.chosen();
+    kernel::matmul_tile.choose(tile);
+    for (const auto& [m, n, k] : shapes)
+      for (int form = 0; form < 6; ++form) {
+        INFO("m ", m, " n ", n, " k ", k, " form ", form, " tile ", tile);
+        parity(kernel::matmul, 2e-6, [&, m = m, n = n, k = k](auto fn) {
+          const int64_t pad = form == 4 ? 3 : 0, ldc = n + pad;
+          const bool a_across = form & 1, b_across = form & 2;
+          Guarded<float> a(random(2 * (m + pad) * (k + pad), 1), form % 4), b(random(2 * (n + pad) * (k + pad), 2), (form + 1) % 4);
+          Guarded<float> c(random(m * ldc, 3), (form + 2) % 4);
+          const int64_t step = form == 5 ? 2 : 1;                        // neither stride 1
+          const kernel::Mat am = a_across ? kernel::Mat{a, step, step * (m + pad)} : kernel::Mat{a, step * (k + pad), step};
+          const kernel::Mat bm = b_across ? kernel::Mat{b, step, step * (k + pad)} : kernel::Mat{b, step * (n + pad), step};
+          fn(c, ldc, am, bm, m, n, k);
+          return collect(c, 1 + double(k));
+        });
+      }
+    kernel::matmul_tile.choose(before);
+  }
+}
+
+// Tiles differ in size, so each is compared with the definition.
+void matmul_tile_case() {
+  for (int v = 0; v < kernel::matmul_tile.variants(); ++v)
+    for (int64_t k : {0, 1, 2, 3, 7, 64, 257}) {
+      const auto& [fn, tile] = kernel::matmul_tile.variant(v);
+      const int64_t ldc = tile.cols + k % 3;
+      Guarded<float> a(random(k * tile.rows, 4), 1), b(random(k * tile.cols, 5), 2), c(random(tile.rows * ldc, 6), int(k % 4));
+      const Floats before(c.data(), c.data() + c.size());
+      fn(c, ldc, a, b, k);
+      CHECK(c.intact());
+      double worst = 0;
+      for (int64_t i = 0; i < tile.rows; ++i)
+        for (int64_t j = 0; j < ldc; ++j) {
+          double want = before[size_t(i * ldc + j)];
+          for (int64_t p = 0; j < tile.cols && p < k; ++p) want += double(a.data()[p * tile.rows + i]) * b.data()[p * tile.cols + j];
+          worst = std::max(worst, std::fabs(want - double(c.data()[i * ldc + j])) / double(1 + k));
+        }
+      INFO("matmul_tile ", std::string(isa_name(kernel::matmul_tile.isa(v))), " k ", k);
+      CHECK(worst < 1e-6);
+    }
+}
+
+template <class T>
+std::vector<T> narrow(const Floats& x, T (*f)(float)) {
+  std::vector<T> y;
+  for (float v : x) y.push_back(f(v));
+  return y;
+}
+float same(float x) { return x; }
+
+template <class T, class K>
+void dot_case(const K& kernel, T (*convert)(float)) {
+  for (int64_t n : sizes())
+    for (int64_t rows : {0, 1, 2, 3, 4, 5, 9}) {
+      INFO("rows ", rows, " n ", n);
+      const int64_t stride = n + rows % 3;
+      parity(kernel, 1e-6, [&](auto fn) {
+        Guarded<T> w(narrow<T>(random(rows * stride, 7), convert), int(n % 4));
+        Guarded<float> x(random(n, 8), int(rows % 4)), y(rows, int(n % 3));
+        fn(y, w, stride, x, rows, n);
+        return collect(y, 1 + double(n));
+      });
+    }
+}
+
+void axpy_case() {
+  for (int64_t n : sizes())
+    parity(kernel::axpy, 1e-6, [&](auto fn) {
+      Guarded<float> x(random(n, 9), int(n % 4)), y(random(n, 10), int(n % 3));
+      fn(y, -1.7f, x, n);
+      return collect(y, 4);
+    });
+}
+
+// --- quantized weights ---
+
+Floats interesting(int64_t n, uint32_t seed) {                           // activations and weights: plain, zero blocks, outliers, tiny
+  Floats x = random(n, seed);
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t block = i / 32 % 5;
+    if (block == 1) x[size_t(i)] = 0;
+    if (block == 2 && i % 32 == 5) x[size_t(i)] = 100;
+    if (block == 3) x[size_t(i)] *= 1e-4f;
+  }
+  return x;
+}
+
+void quantize_case() {
+  for (int64_t n : {0, 32, 64, 96, 160, 576})
+    for (float spread : {1.0f, 1e-42f, 1e30f})
+      parity(kernel::quantize_q8, 0, [&](auto fn) {
+        Floats from = interesting(n, 11);
+        for (float& v : from) v *= spread;
+        Guarded<float> x(from, int(n / 32 % 4));
+        Guarded<Q8Block> y(n / 32);
+        fn(y, x, n);
+        CHECK(y.intact());
+        Result result;
+        for (int64_t i = 0; i < n / 32; ++i) {
+          const Q8Block& b = y.data()[i];
+          result.y.insert(result.y.end(), {b.d, float(b.sum[0]), float(b.sum[1])});
+          result.y.insert(result.y.end(), b.q, b.q + 32);
+        }
+        return result;
+      });
+}
+
+std::vector<uint16_t> packed(DType type, const Floats& x) {
+  std::vector<uint16_t> y(size_t(byte_size(type, int64_t(x.size()))) / 2);
+  weight_format(type).pack(y.data(), x.data(), int64_t(x.size()));
+  return y;
+}
+
+void unpack_case(DType type) {
+  const int64_t block = info(type).block;
+  for (int64_t blocks : {0, 1, 2, 3, 5, 6, 17, 33, 35})
+    parity(*weight_format(type).unpack, 1e-6, [&](auto fn) {
+      const int64_t n = blocks * block;
+      Guarded<uint16_t> x(packed(type, interesting(n, 12)), int(blocks % 4));
+      Guarded<float> y(n, int(blocks % 3));
+      fn(y, x, n);
+      return collect(y, 1);
+    });
+}
+
+void dot_q8_case(DType type) {
+  const int64_t block = info(type).block;
+  for (int64_t blocks : {1, 2, 3, 7})
+    for (int64_t rows : {0, 1, 3, 4, 6, 9})
+      for (int64_t T : {0, 1, 2, 4, 7}) {
+        INFO("blocks ", blocks, " rows ", rows, " T ", T);
+        parity(*weight_format(type).dot_q8, 1e-6, [&](auto fn) {
+          const int64_t n = blocks * block, ldy = rows + T % 3;
+          Guarded<uint16_t> w(packed(type, interesting(rows * n, 13)), int(blocks % 4));
+          std::vector<Q8Block> x(size_t(T * n / 32));
+          kernel::quantize_q8.variant(0).fn(x.data(), interesting(T * n, 14).data(), T * n);
+          Guarded<Q8Block> activations(x);
+          Guarded<float> y(T * ldy, int(rows % 4));
+          fn(y, ldy, w, activations, rows, T, n);
+          double most = 1;
+          for (int64_t i = 0; i < y.size(); ++i) most = std::max(most, std::fabs(double(y.data()[i])));
+          return collect(y, most);
+        });
+      }
+}
+
+// --- the table: one case a slot ---
+
+using Case = std::function<void()>;
+
+std::map<std::string, Case> cases() {
+  std::map<std::string, Case> all = {
+      {"matmul", matmul_case},
+      {"matmul_tile", matmul_tile_case},
+      {"dot_f32", [] { dot_case(kernel::dot_f32, same); }},
+      {"dot_f16", [] { dot_case(kernel::dot_f16, f32_to_f16); }},
+      {"dot_bf16", [] { dot_case(kernel::dot_bf16, f32_to_bf16); }},
+      {"axpy", axpy_case},
+      {"quantize_q8", quantize_case},
+  };
+  for (DType type : {DType::F16, DType::BF16, DType::Q4_0, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q8_0, DType::IQ4_NL, DType::Q2_K,
+                     DType::Q3_K, DType::Q4_K, DType::Q5_K, DType::Q6_K}) {
+    const WeightFormat& format = weight_format(type);
+    all[format.unpack->name] = [type] { unpack_case(type); };
+    if (format.dot_q8) all[format.dot_q8->name] = [type] { dot_q8_case(type); };
+  }
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("every variant of every kernel computes what its reference does") {
+  load_backends();
+  const auto table = cases();
+  for (const KernelInfo* k = KernelInfo::first; k; k = k->next) {
+    const auto found = table.find(k->name);
+    INFO("kernel ", std::string(k->name));
+    REQUIRE(found != table.end());                  // a new slot needs a case
+    found->second();
+  }
+}
+
+TEST_CASE("KVT_KERNELS chooses by instruction set and by slot") {
+  choose_kernels("reference");
+  for (const KernelInfo* k = KernelInfo::first; k; k = k->next) CHECK(k->chosen() == 0);
+  choose_kernels("reference,matmul=blocked");
+  CHECK(kernel::matmul.isa(kernel::matmul.chosen()) == Isa::blocked);
+  CHECK(kernel::dot_f32.chosen() == 0);
+  choose_kernels("");
+  for (const KernelInfo* k = KernelInfo::first; k; k = k->next) CHECK(k->chosen() == k->variants() - 1);
+
+  for (int v = 0; v < kernel::dot_f32.variants(); ++v) {          // a cap gives the newest variant that it allows, in every slot
+    const Isa cap = kernel::dot_f32.isa(v);
+    choose_kernels(isa_name(cap));
+    CHECK(kernel::dot_f32.chosen() == v);
+    for (const KernelInfo* k = KernelInfo::first; k; k = k->next) {
+      CHECK(k->isa(k->chosen()) <= cap);
+      if (k->chosen() + 1 < k->variants()) CHECK(k->isa(k->chosen() + 1) > cap);
+    }
+  }
+  choose_kernels("");
+}
+
+TEST_CASE("a wish that cannot be met names what there is and changes nothing") {
+  const auto message = [](const char* wish) -> std::string {
+    try {
+      choose_kernels(wish);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "no error";
+  };
+  choose_kernels("");
+  CHECK(message("avx9000").find("there are: reference, blocked") != std::string::npos);
+  CHECK(message("nonesuch=reference").find("matmul_tile") != std::string::npos);
+  CHECK(message("axpy=blas").find("there are: reference") != std::string::npos);
+  CHECK(message("reference,axpy=avx9000").find("axpy has no variant 'avx9000'") != std::string::npos);
+#if defined(__x86_64__)
+  CHECK(message("neon").find("no kernels for 'neon'") != std::string::npos);
+#else
+  CHECK(message("avx2").find("no kernels for 'avx2'") != std::string::npos);
+#endif
+  for (const KernelInfo* k = KernelInfo::first; k; k = k->next) CHECK(k->chosen() == k->variants() - 1);
+}
