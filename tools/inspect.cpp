@@ -1,8 +1,10 @@
 // kvt inspect: what a GGUF file says of itself: header, keys, tensors, totals.
 #include <algorithm>
+#include <charconv>
 #include <cinttypes>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -58,12 +60,17 @@ std::string type_of(const Gguf::Value& value) {
   }, value);
 }
 
-// JSON has no infinities: such numbers become strings.
+// JSON has no infinities: such numbers become strings. A float is shown by the shortest decimal number that gives it back.
 template <class T>
 Json scalar_json(const T& v) {
-  if constexpr (std::is_floating_point_v<T>)
+  if constexpr (std::is_floating_point_v<T>) {
     if (!std::isfinite(v)) return std::isnan(v) ? "nan" : v > 0 ? "inf" : "-inf";
-  return v;
+    char text[32];
+    *std::to_chars(text, text + sizeof text - 1, v).ptr = 0;
+    return std::strtod(text, nullptr);
+  } else {
+    return v;
+  }
 }
 
 // The value, an array cut to its first `longest` items.
@@ -82,6 +89,12 @@ Json value_json(const Gguf::Value& value, size_t longest) {
 
 // One line of valid UTF-8: bytes of a vocabulary that are none are replaced.
 std::string dump(const Json& json, int indent = -1) { return json.dump(indent, ' ', false, Json::error_handler_t::replace); }
+
+// A name as a terminal may show it: control characters escaped.
+std::string plain(const std::string& name) {
+  const std::string quoted = dump(name);
+  return quoted.substr(1, quoted.size() - 2);
+}
 
 Json shape_json(const Shape& shape) { return std::vector<int64_t>(shape.begin(), shape.end()); }
 
@@ -123,13 +136,13 @@ void print_text(const Gguf& g) {
   size_t key_width = 0, name_width = 0;
   for (const Gguf::Key& k : g.keys()) key_width = std::max(key_width, k.name.size());
   for (const Gguf::Key& k : g.keys())
-    std::printf("  %-*s  %-14s  %s\n", int(std::min<size_t>(key_width, 60)), k.name.c_str(), type_of(k.value).c_str(), short_text(k.value).c_str());
+    std::printf("  %-*s  %-14s  %s\n", int(std::min<size_t>(key_width, 60)), plain(k.name).c_str(), type_of(k.value).c_str(), short_text(k.value).c_str());
   if (g.tensors().empty()) return;
 
   for (const Gguf::Entry& e : g.tensors()) name_width = std::max(name_width, e.name.size());
   std::printf("\ntensors\n  %-*s  %-20s  %-7s  %12s  %12s\n", int(name_width), "name", "shape", "type", "bytes", "offset");
   for (const Gguf::Entry& e : g.tensors())
-    std::printf("  %-*s  %-20s  %-7s  %12" PRId64 "  %12" PRIu64 "\n", int(name_width), e.name.c_str(), dump(shape_json(e.tensor.shape())).c_str(),
+    std::printf("  %-*s  %-20s  %-7s  %12" PRId64 "  %12" PRIu64 "\n", int(name_width), plain(e.name).c_str(), dump(shape_json(e.tensor.shape())).c_str(),
                 info(e.tensor.dtype()).name, e.tensor.bytes(), e.offset);
   const Totals totals(g);
   std::printf("\ntotals\n  parameters       %" PRId64 "\n  bytes            %" PRId64 "\n", totals.parameters, totals.bytes);
