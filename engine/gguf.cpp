@@ -108,7 +108,8 @@ void Gguf::set(std::string key, Value value) {
 }
 
 void Gguf::add(std::string name, const Tensor& tensor) {
-  require(!name.empty() && name.size() <= max_tensor_name, "gguf: tensor name '", name, "' has ", name.size(), " bytes; expected 1 to ", max_tensor_name);
+  require(!name.empty() && name.size() <= max_tensor_name, "gguf: tensor name '", name, "' has ", name.size(), " bytes; expected 1 to ",
+          max_tensor_name);
   require(bool(tensor), "gguf: tensor '", name, "' is none");
   require(tensor.rank() >= 1 && tensor.rank() <= 4, "gguf: tensor '", name, "' of shape ", tensor.shape(), "; expected 1 to 4 axes");
   require(tensor.size() > 0, "gguf: tensor '", name, "' of shape ", tensor.shape(), " is empty");
@@ -123,7 +124,8 @@ void Gguf::check_tensors() const {
     if (!bad) continue;
     const DTypeInfo& type = info(x.dtype());
     const int64_t block = bad->element / type.block;
-    fail("'", path_, "': tensor '", e.name, "' (", type.name, ", ", x.shape(), "): ", type.block > 1 ? "scale of block " : "element ", block, " is ",
+    fail("'", path_, "': tensor '", e.name, "' (", type.name, ", ", x.shape(), "): ",
+         type.block > 1 ? "scale of block " : "element ", block, " is ",
          bad->value, " at offset ", e.offset + uint64_t(block) * uint64_t(type.block_bytes));
   }
 }

@@ -220,8 +220,8 @@ Gguf Gguf::parse(const Storage& bytes, const std::string& name) {
   for (TensorRecord& r : records) {
     in.what = "tensor " + quoted(r.name);
     const uint64_t offset = data_start + r.offset;
-    in.expect(offset <= bytes.size() && r.bytes <= bytes.size() - offset, "its ", r.bytes, " bytes at ", offset, " end beyond the file's ", bytes.size(),
-              ": the file is truncated");
+    in.expect(offset <= bytes.size() && r.bytes <= bytes.size() - offset, "its ", r.bytes, " bytes at ", offset,
+              " end beyond the file's ", bytes.size(), ": the file is truncated");
     g.tensors_.push_back({std::move(r.name), Tensor(r.shape, r.type, bytes.part(offset, r.bytes)), offset});
   }
   return g;

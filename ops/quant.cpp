@@ -92,7 +92,8 @@ void unpack(float* y, DType type, const void* x, int64_t n) {
 template <class Body>
 static void for_blocks(int64_t n, Body body) {
   constexpr int64_t block = 256;            // whole blocks of every type
-  parallel_for((n + block - 1) / block, 16, [&](int64_t begin, int64_t end) { body(begin * block, std::min(end * block, n) - begin * block); });
+  parallel_for((n + block - 1) / block, 16,
+               [&](int64_t begin, int64_t end) { body(begin * block, std::min(end * block, n) - begin * block); });
 }
 
 Tensor unpack(const Tensor& x) {
@@ -104,7 +105,8 @@ Tensor unpack(const Tensor& x) {
 
 Tensor pack(const Tensor& x, DType type) {
   const WeightFormat& format = weight_format(type);
-  require(x.rank() > 0 && x.dim(-1) % info(type).block == 0, "pack: rows of ", x.shape(), " do not fill blocks of ", info(type).block, " ", type);
+  const int block = info(type).block;
+  require(x.rank() > 0 && x.dim(-1) % block == 0, "pack: rows of ", x.shape(), " do not fill blocks of ", block, " ", type);
   const Tensor y(x.shape(), type);
   for_blocks(x.size(), [&](int64_t i, int64_t n) { format.pack(y.raw() + byte_size(type, i), x.data() + i, n); });
   return y;

@@ -38,7 +38,10 @@ struct LeastSquares {
   double xx = 0, xu = 0, xv = 0, uu = 0, uv = 0, vv = 0;
   double a = 0, b = 0;
 
-  void add(double w, double x, double u, double v) { xx += w * x * x, xu += w * x * u, xv += w * x * v, uu += w * u * u, uv += w * u * v, vv += w * v * v; }
+  void add(double w, double x, double u, double v) {
+    xx += w * x * x, xu += w * x * u, xv += w * x * v;
+    uu += w * u * u, uv += w * u * v, vv += w * v * v;
+  }
   void solve() {
     const double det = uu * vv - uv * uv;
     b = 0;
@@ -65,14 +68,16 @@ GroupFit fit_group(const float* x, const float* w) {
   for (int step = -10; step <= 10; ++step) {
     const float inverse = inverse_of(span / (full + 0.1f * float(step)));
     LeastSquares ls;
-    for (int j = 0; j < Block::group; ++j) ls.add(w[j], x[j], round_within((x[j] - min) * inverse, Block::q_min, Block::q_max), with_min);
+    for (int j = 0; j < Block::group; ++j)
+      ls.add(w[j], x[j], round_within((x[j] - min) * inverse, Block::q_min, Block::q_max), with_min);
     ls.solve();
     if (ls.error() < best_error) best_error = ls.error(), best = {float(ls.a), float(ls.b)};
   }
   return best;
 }
 
-// Rounds every number with the block's scales; returns the least squares of x against d and m, whose error() at the present d, m is the block's.
+// Rounds every number with the block's scales; returns the least squares of x against d and m, at the present d and m, so that
+// its error() is the block's.
 template <class Block>
 LeastSquares round_block(Block& b, const float* x, const float* w) {
   LeastSquares ls;
@@ -116,7 +121,8 @@ void pack_block(Block& b, const float* x) {
   float inverse_m = 0;
   if constexpr (has_min<Block>) inverse_m = inverse_of(f16_to_f32(b.m));
   for (int g = 0; g < groups; ++g)
-    b.set_scale(g, round_within(fits[g].scale * inverse_d, Block::s_min, Block::s_max), round_within(fits[g].min * inverse_m, 0, Block::s_max));
+    b.set_scale(g, round_within(fits[g].scale * inverse_d, Block::s_min, Block::s_max),
+                round_within(fits[g].min * inverse_m, 0, Block::s_max));
 
   LeastSquares ls = round_block(b, x, w);
   Block refined = b;

@@ -17,7 +17,9 @@ static const DType block_types[] = {DType::Q4_0, DType::Q4_1, DType::Q5_0, DType
 
 static Gguf golden() { return Gguf::open(project_path("tests/golden/quant.gguf")); }
 
-static bool same_bits(const Tensor& a, const Tensor& b) { return a.bytes() == b.bytes() && std::memcmp(a.raw(), b.raw(), size_t(a.bytes())) == 0; }
+static bool same_bits(const Tensor& a, const Tensor& b) {
+  return a.bytes() == b.bytes() && std::memcmp(a.raw(), b.raw(), size_t(a.bytes())) == 0;
+}
 
 // Σ (x − x̂)² / Σ x²
 static double relative_square_error(const Tensor& x, DType type) {

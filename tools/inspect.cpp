@@ -136,13 +136,15 @@ void print_text(const Gguf& g) {
   size_t key_width = 0, name_width = 0;
   for (const Gguf::Key& k : g.keys()) key_width = std::max(key_width, k.name.size());
   for (const Gguf::Key& k : g.keys())
-    std::printf("  %-*s  %-14s  %s\n", int(std::min<size_t>(key_width, 60)), plain(k.name).c_str(), type_of(k.value).c_str(), short_text(k.value).c_str());
+    std::printf("  %-*s  %-14s  %s\n", int(std::min<size_t>(key_width, 60)),
+                plain(k.name).c_str(), type_of(k.value).c_str(), short_text(k.value).c_str());
   if (g.tensors().empty()) return;
 
   for (const Gguf::Entry& e : g.tensors()) name_width = std::max(name_width, e.name.size());
   std::printf("\ntensors\n  %-*s  %-20s  %-7s  %12s  %12s\n", int(name_width), "name", "shape", "type", "bytes", "offset");
   for (const Gguf::Entry& e : g.tensors())
-    std::printf("  %-*s  %-20s  %-7s  %12" PRId64 "  %12" PRIu64 "\n", int(name_width), plain(e.name).c_str(), dump(shape_json(e.tensor.shape())).c_str(),
+    std::printf("  %-*s  %-20s  %-7s  %12" PRId64 "  %12" PRIu64 "\n", int(name_width), plain(e.name).c_str(),
+                dump(shape_json(e.tensor.shape())).c_str(),
                 info(e.tensor.dtype()).name, e.tensor.bytes(), e.offset);
   const Totals totals(g);
   std::printf("\ntotals\n  parameters       %" PRId64 "\n  bytes            %" PRId64 "\n", totals.parameters, totals.bytes);
