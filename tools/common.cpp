@@ -4,9 +4,6 @@
 #include <atomic>
 #include <charconv>
 #include <csignal>
-#include <fstream>
-#include <iostream>
-#include <iterator>
 
 #include "engine/load.h"
 #include "ops/quant.h"
@@ -45,12 +42,6 @@ std::pair<std::string, float> split_scale(const std::string& adapter) {
   const auto [stopped, error] = std::from_chars(adapter.data() + colon + 1, end, scale);
   if (error != std::errc() || stopped != end) return {adapter, 1.f};
   return {adapter.substr(0, colon), scale};
-}
-
-std::string read_text(const std::string& path) {
-  if (path == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
-  const Storage bytes = Storage::read_file(path);
-  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
 std::vector<int32_t> parse_ids(const std::string& text) {

@@ -23,6 +23,7 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", "kvt " KVT_VERSION);
   app.require_subcommand(1);
   kvt::add_inspect(app);
+  kvt::add_tokenize(app);
   try {
     app.parse(argc, argv);
     return 0;
