@@ -11,6 +11,8 @@ namespace kvt {
 Examples::Examples(int64_t length) : length_(length) { require(length >= 1, "data: length ", length, ", expected at least 1 token"); }
 
 void Examples::add(Example example) {
+  require(example.tokens.size() == example.labels.size() && int64_t(example.tokens.size()) <= length_, "data: an example of ",
+          example.tokens.size(), " tokens and ", example.labels.size(), " labels, at most ", length_);
   learned_ += std::count_if(example.labels.begin(), example.labels.end(), [](int32_t label) { return label != ignored_label; });
   examples_.push_back(std::move(example));
 }

@@ -24,6 +24,7 @@ class Examples {
  public:
   explicit Examples(int64_t length);      // T ≥ 1: the most tokens of an example
 
+  void add(Example example);              // as it is; at most T tokens, as many labels
   void add_text(std::span<const int32_t> tokens);
   // `end` (−1 = none) is learned behind the completion. Cut to T tokens; a pair with nothing left to learn is dropped.
   void add_pair(std::span<const int32_t> prompt, std::span<const int32_t> completion, int32_t end);
@@ -41,8 +42,6 @@ class Examples {
   uint64_t fingerprint() const;            // of tokens and labels, in order
 
  private:
-  void add(Example example);
-
   int64_t length_, learned_ = 0, truncated_ = 0, dropped_ = 0;
   std::vector<Example> examples_;
 };
