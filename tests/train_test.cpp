@@ -68,7 +68,7 @@ TrainOptions small_options() {
 
 TEST_CASE("a two-layer Llama agrees with PyTorch: logits, loss, every gradient, ten AdamW losses") {
   for (const char* file : {"tests/golden/llama_tied.gguf", "tests/golden/llama_untied.gguf"}) {
-    INFO(file);
+    INFO(std::string(file));
     const Gguf golden = Gguf::open(project_path(file));
     const auto model = load_model(golden);
     const TrainedSet trained = all_weights(*model);
@@ -86,7 +86,7 @@ TEST_CASE("a two-layer Llama agrees with PyTorch: logits, loss, every gradient, 
       CHECK(loss.item() == doctest::Approx(golden.tensor("golden.loss").item()).epsilon(1e-5));
       tape.backward(loss);
       for (const Trained& t : trained) {
-        INFO(t.name, recomputed ? ", recomputed" : "");
+        INFO(t.name, " recomputed ", recomputed);
         CHECK(max_relative_error({t.tensor.grad(), size_t(t.tensor.size())}, golden.tensor("golden.grad." + t.name).values()) < 1e-4);
       }
     }
@@ -332,12 +332,8 @@ TEST_CASE("checkpoints: refused for another base or other options, and when dama
   LoraRun run(options);
   TrainState state;
   const Examples data = some_text(100, 8, 2);
-  TrainCallbacks callbacks;
   const std::string path = folder / "c";
-  callbacks.step = [&](const StepReport& r) {
-    if (r.step == 12) return;
-  };
-  train(*run.model, run.trained, options, data, nullptr, state, callbacks);
+  train(*run.model, run.trained, options, data, nullptr, state, {});
   write_checkpoint(path, state, run.trained, run.identity);
 
   LoraRun fresh(options);
@@ -366,25 +362,27 @@ TEST_CASE("checkpoints: refused for another base or other options, and when dama
   };
   Rng rng(12);
   for (int i = 0; i < 40; ++i) CHECK(refused(good.substr(0, rng.below(good.size()))));
-  int accepted = 0;
+  CHECK(read.step == 0);
+  CHECK(std::equal(before.data(), before.data() + before.size(), fresh.trained[1].tensor.data()));
   const size_t header = good.find("blk.0") + 2000;
-  for (int i = 0; i < 300; ++i) {      // flipped bits, half of them in the header; those in the padding between tensors do no harm
+  int refusals = 0;
+  for (int i = 0; i < 300; ++i) {      // flipped bits, half of them in the header
     std::string bad = good;
     const size_t at = i % 2 ? rng.below(good.size()) : rng.below(header);
     bad[at] = char(bad[at] ^ (1 << rng.below(8)));
-    if (refused(bad)) continue;
-    ++accepted;
-    for (size_t k = 0; k < fresh.trained.size(); ++k)
-      CHECK(std::equal(run.trained[k].tensor.data(), run.trained[k].tensor.data() + run.trained[k].tensor.size(), fresh.trained[k].tensor.data()));
-    for (const Trained& t : fresh.trained) std::fill_n(t.tensor.data(), t.tensor.size(), 0.f);
-    std::copy_n(before.data(), before.size(), fresh.trained[1].tensor.data());
+    if (refused(bad)) {
+      ++refusals;
+      continue;
+    }
+    for (size_t k = 0; k < fresh.trained.size(); ++k) {      // only padding does no harm
+      const Tensor &kept = run.trained[k].tensor, &got = fresh.trained[k].tensor;
+      CHECK(std::equal(kept.data(), kept.data() + kept.size(), got.data()));
+    }
   }
-  CHECK(accepted < 30);
-  CHECK(std::equal(before.data(), before.data() + before.size(), fresh.trained[1].tensor.data()));
-  const TrainOptions others = [&] { TrainOptions o = options; o.seed = 1; return o; }();
-  LoraRun another(others, SmallLlama{.hidden = 32});
-  another.identity = run.identity;
-  CHECK_THROWS_AS(read_checkpoint(path, read, another.trained, another.identity), Error);      // other shapes
+  CHECK(refusals > 270);
+  LoraRun another(options, SmallLlama{.hidden = 32});      // other shapes
+  CHECK_THROWS_AS(read_checkpoint(path, read, another.trained, run.identity), Error);
+  read_checkpoint(path, read, fresh.trained, run.identity);
   CHECK(read.step == state.step);
 }
 

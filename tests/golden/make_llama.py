@@ -37,7 +37,7 @@ def interleaved(x, heads):
 def converted(name, tensor):
     x = tensor.detach().float().numpy()
     heads = HEADS if "q_proj" in name else KV_HEADS if "k_proj" in name else 0
-    return np.ascontiguousarray(interleaved(x, heads) if heads else x)
+    return np.array(interleaved(x, heads) if heads else x, order="C")      # a copy: training goes on before the file is written
 
 
 def make(tied):
@@ -81,8 +81,8 @@ def make(tied):
     loss.backward()
     out.add_tensor("golden.ids", ids.to(torch.int32).numpy())
     out.add_tensor("golden.labels", labels.to(torch.int32).numpy())
-    out.add_tensor("golden.logits", logits.detach().numpy())
-    out.add_tensor("golden.loss", loss.detach().reshape(1).numpy())
+    out.add_tensor("golden.logits", logits.detach().numpy().copy())
+    out.add_tensor("golden.loss", loss.detach().reshape(1).numpy().copy())
     for name, p in model.named_parameters():
         out.add_tensor("golden.grad." + gguf_name(name), converted(name, p.grad))
 

@@ -1,0 +1,274 @@
+// kvt adapt: trains a LoRA adapter, or all weights, on text or on prompt–completion pairs.
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "engine/adapter.h"
+#include "engine/atomic_file.h"
+#include "engine/checkpoint.h"
+#include "engine/fingerprint.h"
+#include "tools/commands.h"
+#include "tools/common.h"
+#include "tools/training_data.h"
+
+namespace kvt {
+
+namespace {
+
+using nlohmann::json;
+
+struct Options {
+  ModelOptions model;
+  std::string method = "lora", data, valid, out, checkpoint, schedule = "cosine", layers, out_type = "F32";
+  std::vector<std::string> targets = {"all"};
+  double valid_split = 0, lr = 0;
+  int64_t rank = 8, length = 256;
+  float alpha = 16;
+  bool resume = false, json = false;
+  TrainOptions train;
+};
+
+// --- what the user sees: a plan, progress, results; on a terminal progress rewrites one line ---
+
+class Report {
+ public:
+  explicit Report(bool as_json) : json_(as_json), terminal_(!as_json && isatty(STDERR_FILENO)) {}
+
+  void line(const std::string& text) {
+    if (json_) return;
+    std::fprintf(stderr, "%s%s\n", open_ ? "\r\x1b[K" : "", text.c_str());
+    open_ = false;
+  }
+  void event(const json& object) const {
+    if (!json_) return;
+    std::printf("%s\n", object.dump(-1, ' ', false, json::error_handler_t::replace).c_str());
+    std::fflush(stdout);
+  }
+  void step(const StepReport& r) {
+    event({{"event", "step"}, {"step", r.step}, {"steps", r.steps}, {"epoch", r.epoch}, {"loss", r.loss}, {"lr", r.lr},
+           {"gradient_norm", r.gradient_norm}, {"tokens_per_second", r.tokens_per_second}, {"seconds_left", r.seconds_left}});
+    const int64_t every = std::max<int64_t>(1, r.steps / 100);      // a log gets about a hundred lines
+    if (json_ || (!terminal_ && r.step % every != 0 && r.step != r.steps)) return;
+    char text[200];
+    const auto left = int64_t(r.seconds_left + 0.5);
+    std::snprintf(text, sizeof text, "step %lld/%lld  loss %.4f  lr %.3g  |g| %.3f  %.0f tokens/s  %lld:%02lld left", static_cast<long long>(r.step),
+                  static_cast<long long>(r.steps), r.loss, r.lr, r.gradient_norm, r.tokens_per_second, static_cast<long long>(left / 60),
+                  static_cast<long long>(left % 60));
+    if (!terminal_) return line(text);
+    std::fprintf(stderr, "\r\x1b[K%s", text);
+    std::fflush(stderr);
+    open_ = true;
+  }
+  void validation(const ValidationReport& r) {
+    event({{"event", "validation"}, {"step", r.step}, {"loss", r.loss}, {"best", r.best}});
+    char text[100];
+    std::snprintf(text, sizeof text, "after step %lld  validation loss %.4f%s", static_cast<long long>(r.step), r.loss, r.best ? "  (best)" : "");
+    line(text);
+  }
+
+ private:
+  bool json_, terminal_, open_ = false;
+};
+
+std::string megabytes(int64_t bytes) { return std::to_string((bytes + 500000) / 1000000) + " MB"; }
+
+std::string in_thousands(int64_t n) {
+  std::string digits = std::to_string(n);
+  for (auto at = int64_t(digits.size()) - 3; at > 0; at -= 3) digits.insert(size_t(at), " ");
+  return digits;
+}
+
+int64_t peak_memory() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return int64_t(usage.ru_maxrss) * 1024;
+}
+
+// "3" or "3-7" or "" = all
+void parse_layers(const std::string& text, LoraOptions& lora) {
+  if (text.empty()) return;
+  int64_t first = 0, last = 0;
+  char rest = 0;
+  const int n = std::sscanf(text.c_str(), "%ld-%ld%c", &first, &last, &rest);
+  require(n == 1 || n == 2, "--layers: expected FIRST-LAST, got '", text, "'");
+  lora.first_layer = first;
+  lora.last_layer = n == 2 ? last : first;
+}
+
+// What the method trains, and what becomes of it.
+struct Method {
+  TrainedSet trained;
+  std::function<Gguf()> result;
+};
+
+Method set_up(const Options& o, LoadedModel& m, const std::string& base) {
+  if (o.method == "full") {
+    require(o.model.adapters.empty(), "adapt: --method full trains the base's own weights; merge adapters into it first (kvt merge)");
+    const DType type = find_dtype(o.out_type.c_str())->type;
+    return {all_weights(*m.model), [&m, type] { return model_file(m.gguf, *m.model, type); }};
+  }
+  LoraOptions lora;
+  lora.rank = o.rank;
+  lora.alpha = o.alpha;
+  lora.targets = o.targets;
+  lora.seed = o.train.seed;
+  parse_layers(o.layers, lora);
+  const LoraSet set = attach_lora(*m.model, lora);
+  const DType type = o.out_type == "F16" ? DType::F16 : DType::F32;
+  return {trained_factors(set), [&m, set, base, type] { return adapter_file(set, m.model->config().architecture, base, type); }};
+}
+
+std::map<std::string, std::string> identity(const Options& o, const Examples& data, const Examples* validation) {
+  auto options = o.train.describe();
+  options["method"] = o.method;
+  options["data"] = hex(data.fingerprint());
+  options["validation"] = validation ? hex(validation->fingerprint()) : "none";
+  options["length"] = std::to_string(o.length);
+  if (o.method == "lora") {
+    std::string targets;
+    for (const std::string& t : o.targets) targets += (targets.empty() ? "" : ",") + t;
+    options["targets"] = targets;
+    options["layers"] = o.layers.empty() ? "all" : o.layers;
+    options["rank"] = std::to_string(o.rank);
+    options["alpha"] = std::to_string(o.alpha);
+  }
+  std::string adapters;
+  for (const std::string& adapter : o.model.adapters) {
+    const auto [path, scale] = split_scale(adapter);
+    const Storage bytes = Storage::map_file(path);
+    Hash64 hash;
+    hash.add(bytes.data(), bytes.size());
+    adapters += (adapters.empty() ? "" : ",") + hex(hash.value()) + ":" + std::to_string(scale);
+  }
+  options["adapters"] = adapters.empty() ? "none" : adapters;
+  return options;
+}
+
+void print_plan(Report& report, const Options& o, const LoadedModel& m, const Method& method, const Examples& data, const Examples* validation,
+                const std::string& base) {
+  int64_t trained = 0, weights = 0, weight_bytes = 0;
+  for (const Trained& t : method.trained) trained += t.tensor.size();
+  for (const Gguf::Entry& e : m.gguf.tensors()) {
+    weights += e.tensor.size();
+    weight_bytes += e.tensor.bytes();
+  }
+  const int64_t steps = train_steps(o.train, data);
+  const int64_t memory = training_bytes(m.model->config(), trained, o.train, o.length, validation != nullptr) + weight_bytes;
+  char percent[32];
+  std::snprintf(percent, sizeof percent, "%.2f %%", 100 * double(trained) / double(weights));
+  report.line("base        " + o.model.model + ": " + m.model->config().architecture + ", " + in_thousands(weights) + " weights, fingerprint " + base);
+  report.line("method      " + o.method + (o.method == "lora" ? ", rank " + std::to_string(o.rank) + ", " + std::to_string(method.trained.size() / 2) + " layers" : "") +
+              ": " + in_thousands(trained) + " trained numbers (" + percent + ")");
+  report.line("data        " + std::to_string(data.size()) + " examples of at most " + std::to_string(o.length) + " tokens, " + in_thousands(data.learned()) +
+              " labels" + (validation ? "; validation " + std::to_string(validation->size()) + " examples, " + in_thousands(validation->learned()) + " labels" : ""));
+  if (data.truncated() > 0)
+    report.line("warning     " + std::to_string(data.truncated()) + " pairs are longer than " + std::to_string(o.length) + " tokens and were cut; " +
+                std::to_string(data.dropped()) + " of them had nothing left to learn");
+  report.line("training    " + std::to_string(steps) + " steps of " + std::to_string(o.train.batch * o.train.accumulate) + " examples");
+  report.line("memory      about " + megabytes(memory) + " (weights " + megabytes(weight_bytes) + ")" + (o.train.recompute ? ", recomputing activations" : ""));
+  report.event({{"event", "plan"}, {"base", base}, {"method", o.method}, {"trained", trained}, {"weights", weights}, {"examples", data.size()},
+                {"labels", data.learned()}, {"truncated", data.truncated()}, {"dropped", data.dropped()},
+                {"validation_labels", validation ? validation->learned() : 0}, {"steps", steps}, {"memory_estimate", memory}});
+}
+
+void run(Options o) {
+  interrupted();      // from here on ^C ends the run in good order
+  const bool json_output = o.json;
+  Report report(json_output);
+  { const AtomicFile writable(o.out); }      // an output that cannot be written is told now, not after the work
+  if (o.checkpoint.empty()) o.checkpoint = o.out + ".checkpoint";
+  o.train.schedule = schedule_kind(o.schedule);
+  o.train.lr = float(o.lr > 0 ? o.lr : o.method == "full" ? 2e-5 : 3e-4);
+
+  LoadedModel m = open_model(o.model);
+  const std::string base = fingerprint(m.gguf);
+  Examples data = read_examples(o.data, *m.tokenizer, o.length);
+  std::optional<Examples> validation;
+  if (!o.valid.empty()) validation = read_examples(o.valid, *m.tokenizer, o.length);
+  else if (o.valid_split > 0) validation = data.split(o.valid_split);
+  const Examples* valid = validation ? &*validation : nullptr;
+  const Method method = set_up(o, m, base);
+  print_plan(report, o, m, method, data, valid, base);
+
+  const RunIdentity self{base, identity(o, data, valid)};
+  TrainState state;
+  if (o.resume) {
+    read_checkpoint(o.checkpoint, state, method.trained, self);
+    report.line("resuming    from " + o.checkpoint + " after step " + std::to_string(state.step));
+  }
+  TrainCallbacks callbacks;
+  callbacks.step = [&](const StepReport& r) { report.step(r); };
+  callbacks.validation = [&](const ValidationReport& r) { report.validation(r); };
+  callbacks.save = [&](const TrainState& s) { write_checkpoint(o.checkpoint, s, method.trained, self); };
+  callbacks.cancelled = interrupted;
+  const TrainEnd end = train(*m.model, method.trained, o.train, data, valid, state, callbacks);
+  if (end == TrainEnd::cancelled) {
+    report.line("interrupted after step " + std::to_string(state.step) + "; to go on, repeat the command with --resume (checkpoint " + o.checkpoint + ")");
+    report.event({{"event", "interrupted"}, {"step", state.step}, {"checkpoint", o.checkpoint}});
+    throw Interrupted();
+  }
+  method.result().write(o.out);
+  if (o.resume || o.train.save_every > 0) {      // of no further use: the run it belongs to is over
+    std::error_code ignored;
+    std::filesystem::remove(o.checkpoint, ignored);
+  }
+  if (end == TrainEnd::stopped_early) report.line("stopped early: no better validation loss since step " + std::to_string(state.best_step));
+  if (valid) report.line("the weights of step " + std::to_string(state.best_step) + " are kept (validation loss " + std::to_string(state.best_loss) + ")");
+  report.line("wrote " + o.out + "; peak memory " + megabytes(peak_memory()));
+  json done = {{"event", "done"}, {"out", o.out}, {"step", state.step}, {"stopped_early", end == TrainEnd::stopped_early}, {"peak_memory", peak_memory()}};
+  if (valid) done["best_step"] = state.best_step, done["best_loss"] = state.best_loss;
+  report.event(done);
+}
+
+}  // namespace
+
+void add_adapt(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  CLI::App* c = app.add_subcommand("adapt", "train a LoRA adapter, or all weights, on text or prompt-completion pairs");
+  add_model_options(*c, o->model);
+  TrainOptions& t = o->train;
+  c->add_option("--method", o->method, "lora (default; any base) or full (bases with float weights)")->check(CLI::IsMember({"lora", "full"}));
+  c->add_option("--data", o->data, "text file, or .jsonl of {\"prompt\": …, \"completion\": …}; only completions are learned")->required();
+  auto* valid = c->add_option("--valid", o->valid, "validation data, likewise");
+  c->add_option("--valid-split", o->valid_split, "take this fraction from the end of the data for validation")->excludes(valid)->check(CLI::Range(0.0, 0.9));
+  c->add_option("-o,--out", o->out, "adapter GGUF to write (full: model GGUF)")->required();
+  c->add_option("--out-type", o->out_type, "F32 (default) or F16; full also BF16, Q8_0")->check(CLI::IsMember({"F32", "F16", "BF16", "Q8_0"}, CLI::ignore_case));
+  c->add_option("--rank", o->rank, "LoRA rank (default 8)")->check(CLI::PositiveNumber);
+  c->add_option("--alpha", o->alpha, "LoRA alpha; the scale is alpha/rank (default 16)");
+  c->add_option("--targets", o->targets, "layers to adapt: attn_q,attn_v,ffn_down,… or all (default)")->delimiter(',');
+  c->add_option("--layers", o->layers, "blocks to adapt, FIRST-LAST, counted from 0 (default: all)");
+  c->add_option("--lr", o->lr, "peak learning rate (default 3e-4, full 2e-5)")->check(CLI::PositiveNumber);
+  c->add_option("--schedule", o->schedule, "constant, linear or cosine (default)")->check(CLI::IsMember({"constant", "linear", "cosine"}));
+  c->add_option("--warmup", t.warmup, "steps of rising learning rate (default 0)")->check(CLI::NonNegativeNumber);
+  auto* steps = c->add_option("--steps", t.steps, "how many steps");
+  steps->check(CLI::PositiveNumber);
+  c->add_option("--epochs", t.epochs, "passes over the data (default 1)")->excludes(steps)->check(CLI::PositiveNumber);
+  c->add_option("--batch", t.batch, "examples in one forward pass (default 4)")->check(CLI::PositiveNumber);
+  c->add_option("--accumulate", t.accumulate, "forward passes in one step (default 1)")->check(CLI::PositiveNumber);
+  c->add_option("--length", o->length, "tokens in an example at most (default 256)")->check(CLI::PositiveNumber);
+  c->add_option("--clip", t.clip, "largest gradient norm (default 1; 0 = any)")->check(CLI::NonNegativeNumber);
+  c->add_option("--weight-decay", t.optimizer.weight_decay, "AdamW's weight decay, for matrices (default 0.01)")->check(CLI::NonNegativeNumber);
+  c->add_option("--seed", t.seed, "seed of initial factors and data order (default 0)");
+  c->add_flag("--recompute", t.recompute, "recompute activations in the backward pass: less memory, more time");
+  c->add_option("--eval-every", t.eval_every, "steps between validations (default: only at start and end)")->check(CLI::NonNegativeNumber);
+  c->add_option("--patience", t.patience, "stop after so many validations without improvement (default 0 = never)")->check(CLI::NonNegativeNumber);
+  c->add_option("--checkpoint", o->checkpoint, "checkpoint file (default: OUT.checkpoint); removed when the run is done");
+  c->add_option("--save-every", t.save_every, "steps between checkpoints (default: only on ^C)")->check(CLI::NonNegativeNumber);
+  c->add_flag("--resume", o->resume, "go on from the checkpoint; all other options as before");
+  c->add_flag("--json", o->json, "print JSON lines: plan, step, validation, done or interrupted");
+  c->footer("Examples:\n"
+            "  kvt adapt -m model.gguf --data domain.txt --valid-split 0.1 -o domain.gguf --epochs 3\n"
+            "  kvt adapt -m model.gguf --data pairs.jsonl -o task.gguf --rank 16 --targets attn_q,attn_v --steps 500 --eval-every 50 --patience 3 --valid held-out.jsonl\n"
+            "  kvt adapt -m model-f32.gguf --method full --data domain.txt -o tuned.gguf --recompute\n"
+            "  kvt run -m model.gguf --adapter domain.gguf -p \"…\"");
+  c->callback([o] {
+    for (char& letter : o->out_type) letter = char(std::toupper(letter));
+    if (o->method == "lora" && o->out_type != "F32" && o->out_type != "F16") throw CLI::ValidationError("--out-type", "an adapter is written as F32 or F16");
+    run(*o);
+  });
+}
+
+}  // namespace kvt

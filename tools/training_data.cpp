@@ -1,0 +1,41 @@
+#include "tools/training_data.h"
+
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "tools/common.h"
+
+namespace kvt {
+
+static void read_pairs(const std::string& path, const Tokenizer& tokenizer, Examples& data) {
+  const Vocab& vocab = tokenizer.vocab();
+  std::istringstream lines(read_text(path));
+  std::string line;
+  for (int64_t number = 1; std::getline(lines, line); ++number) {
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    const nlohmann::json pair = nlohmann::json::parse(line, nullptr, false);
+    require(!pair.is_discarded(), path, ":", number, ": not valid JSON");
+    require(pair.is_object(), path, ":", number, ": expected an object {\"prompt\": …, \"completion\": …}, got ", pair.type_name());
+    const auto text = [&](const char* key) {
+      const auto found = pair.find(key);
+      require(found != pair.end(), path, ":", number, ": \"", key, "\" is missing");
+      require(found->is_string(), path, ":", number, ": \"", key, "\" is ", found->type_name(), ", expected a string");
+      return found->get<std::string>();
+    };
+    Ids prompt = tokenizer.encode(text("prompt"), {.add_special = false, .parse_special = true});
+    if (vocab.add_bos && vocab.bos >= 0) prompt.insert(prompt.begin(), vocab.bos);
+    const Ids completion = tokenizer.encode(text("completion"), {.add_special = false, .parse_special = true});
+    require(!completion.empty(), path, ":", number, ": the completion is empty");
+    data.add_pair(prompt, completion, vocab.eos);
+  }
+}
+
+Examples read_examples(const std::string& path, const Tokenizer& tokenizer, int64_t length) {
+  Examples data(length);
+  if (path.ends_with(".jsonl") || path.ends_with(".json")) read_pairs(path, tokenizer, data);
+  else data.add_text(tokenizer.encode(read_text(path), {.add_special = false, .parse_special = false}));
+  require(data.learned() > 0, path, ": there is nothing to learn: ", data.size(), " examples, ", data.dropped(), " prompts too long for ", length, " tokens");
+  return data;
+}
+
+}  // namespace kvt
