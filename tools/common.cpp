@@ -5,6 +5,8 @@
 #include <charconv>
 #include <csignal>
 
+#include "engine/adapter.h"
+#include "engine/fingerprint.h"
 #include "engine/load.h"
 #include "ops/quant.h"
 #include "tensor/parallel.h"
@@ -13,7 +15,10 @@ namespace kvt {
 
 void add_model_options(CLI::App& command, ModelOptions& o, bool with_adapters) {
   command.add_option("-m,--model", o.model, "GGUF file of the model")->required();
-  if (with_adapters) command.add_option("--adapter", o.adapters, "LoRA adapter GGUF, FILE or FILE:SCALE; may be repeated");
+  if (with_adapters) {
+    command.add_option("--adapter", o.adapters, "LoRA adapter GGUF, FILE or FILE:SCALE; may be repeated");
+    command.add_flag("--any-base", o.any_base, "take adapters that were trained on another base model too");
+  }
   command.add_option("-t,--threads", o.threads, "threads (default: one per core)")->check(CLI::Range(1, 1024));
   command.add_option("--activations", o.activations, "activations beside quantized weights when few rows are computed: q8 (default) or f32")
       ->check(CLI::IsMember({"f32", "q8"}));
@@ -28,6 +33,11 @@ LoadedModel open_model(const ModelOptions& o) {
   m.gguf = Gguf::open(o.model, o.no_mmap ? Gguf::Access::read : Gguf::Access::map);
   if (o.check_tensors) m.gguf.check_tensors();
   m.model = load_model(m.gguf);
+  const std::string base = o.adapters.empty() ? "" : fingerprint(m.gguf);
+  for (const std::string& adapter : o.adapters) {
+    const auto [path, scale] = split_scale(adapter);
+    load_adapter(*m.model, Gguf::open(path), scale, base, o.any_base);
+  }
   m.tokenizer = Tokenizer::from(m.gguf);
   require(m.tokenizer->vocab().size() == m.model->config().vocabulary, o.model, ": the tokenizer has ", m.tokenizer->vocab().size(),
           " tokens, the model ", m.model->config().vocabulary);

@@ -18,9 +18,10 @@ struct ModelOptions {
   std::string activations;                // "", f32 or q8
   int threads = 0;
   bool no_mmap = false, check_tensors = false;
+  bool any_base = false;                  // adapters trained on another base are taken too
 };
 
-// -m, -t, --activations, --no-mmap, --check-tensors; and --adapter if `with_adapters`.
+// -m, -t, --activations, --no-mmap, --check-tensors; and --adapter, --any-base if `with_adapters`.
 void add_model_options(CLI::App& command, ModelOptions& options, bool with_adapters = true);
 
 struct LoadedModel {
