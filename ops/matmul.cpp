@@ -1,0 +1,59 @@
+// matmul    C = A B        dA = dC Bᵀ        dB = Aᵀ dC         (kernels: ops/matmul_kernels.cpp)
+#include "ops/loops.h"
+#include "ops/ops.h"
+
+namespace kvt {
+
+using kernel::Mat;
+
+void multiply(float* c, int64_t ldc, Mat a, Mat b, int64_t m, int64_t n, int64_t k, Batch batch) {
+  if (m == 0 || n == 0 || k == 0) return;
+  const int64_t block = product_block(m, n), down = (m + block - 1) / block, across = (n + block - 1) / block;
+  const int64_t work = std::min(block, m) * std::min(block, n) * k;
+  parallel_for(batch.count * down * across, std::max<int64_t>(1, piece_products / work), [&](int64_t begin, int64_t end) {
+    for (int64_t job = begin; job < end; ++job) {
+      const int64_t i = job / (down * across), row = job / across % down * block, col = job % across * block;
+      kernel::matmul(c + i * batch.c + row * ldc + col, ldc, {a.p + i * batch.a + row * a.row, a.row, a.col},
+                     {b.p + i * batch.b + col * b.col, b.row, b.col}, std::min(block, m - row), std::min(block, n - col), k);
+    }
+  });
+}
+
+Tensor matmul(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b) {
+  require(a.rank() >= 2 && b.rank() >= 2, "matmul: expected matrices, got ", a.shape(), " and ", b.shape());
+  const int64_t m = a.dim(transpose_a ? -1 : -2), k = a.dim(transpose_a ? -2 : -1);
+  const int64_t n = b.dim(transpose_b ? -2 : -1), k_of_b = b.dim(transpose_b ? -1 : -2);
+  const Shape lead = a.shape().leading().leading();
+  const bool shared = b.rank() == 2;                          // one B for the whole batch
+  require(k == k_of_b && (shared || b.shape().leading().leading() == lead), "matmul: ", a.shape(), transpose_a ? "ᵀ" : "",
+          " does not multiply ", b.shape(), transpose_b ? "ᵀ" : "");
+
+  // A batch of products with one B is one tall product, unless A's rows lie transposed.
+  const bool tall = shared && !transpose_a;
+  const int64_t count = tall ? 1 : lead.numel(), rows = tall ? lead.numel() * m : m, b_step = shared ? 0 : k * n;
+  const auto A = [=](const float* p) { return transpose_a ? Mat{p, 1, m} : Mat{p, k, 1}; };
+  const auto B = [=](const float* p) { return transpose_b ? Mat{p, 1, k} : Mat{p, n, 1}; };
+
+  Shape shape = lead;
+  shape.push_back(m);
+  shape.push_back(n);
+  Tensor c = Tensor::zeros(shape);
+  multiply(c.data(), n, A(a.data()), B(b.data()), rows, n, k, {count, m * n, m * k, b_step});
+
+  return on_backward(c, {a, b}, [=] {
+    const Mat dC = {c.grad(), n, 1};
+    if (a.wants_grad()) {
+      if (transpose_a) multiply(a.grad(), m, B(b.data()), transposed(dC), k, m, n, {count, m * k, b_step, m * n});
+      else multiply(a.grad(), k, dC, transposed(B(b.data())), rows, k, n, {count, m * k, m * n, b_step});
+    }
+    if (!b.wants_grad()) return;
+    const int64_t sums = shared ? count : 1;                  // products that add to the same dB follow one another
+    for (int64_t i = 0; i < sums; ++i) {
+      const Mat Ai = A(a.data() + i * m * k), dCi = {c.grad() + i * m * n, n, 1};
+      if (transpose_b) multiply(b.grad(), k, transposed(dCi), Ai, n, k, rows, {count / sums, b_step, m * n, m * k});
+      else multiply(b.grad(), n, transposed(Ai), dCi, k, n, rows, {count / sums, b_step, m * k, m * n});
+    }
+  });
+}
+
+}  // namespace kvt
