@@ -181,7 +181,7 @@ void forward(float* y, float* lse, const Problem& p, const float* q, Rows k, Row
 void backward(float* dq, float* dk, float* dv, const Problem& p, const float* q, const float* k, const float* v, const float* y, const float* dy,
               const float* lse, int64_t b, int64_t hk) {
   thread_local Scratch scratch;
-  const int64_t rows = p.T * p.G, D = p.D, stride = p.Hkv * D, step = query_rows / p.G * p.G ? query_rows / p.G * p.G : p.G;
+  const int64_t rows = p.T * p.G, D = p.D, stride = p.Hkv * D, step = std::max<int64_t>(1, query_rows / p.G) * p.G;
   float* const Q = scratch.floats(rows * (3 * D + 1) + 2 * step * key_block);
   float *const dO = Q + rows * D, *const dQ = dO + rows * D, *const delta = dQ + rows * D, *const P = delta + rows, *const dS = P + step * key_block;
   lse += (b * p.Hkv + hk) * rows;

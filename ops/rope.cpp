@@ -47,24 +47,17 @@ Table find_table(std::span<const int32_t> positions, int64_t dims, const RopeOpt
   return last.table;
 }
 
-// One head: y = x turned; numbers behind `dims` stay. step: distance of the two numbers of a pair, next: of two pairs
+// One head, y = x turned or y += x turned. step: distance of the two numbers of a pair; next: of two pairs
 struct Pairs { int64_t dims, step, next; };
 
+template <bool add>
 void rotate(float* y, const float* x, const float* cos_sin, float direction, Pairs at) {
   for (int64_t i = 0; i < at.dims / 2; ++i) {
     const float c = cos_sin[2 * i], s = direction * cos_sin[2 * i + 1];
     const float a = x[i * at.next], b = x[i * at.next + at.step];
-    y[i * at.next] = a * c - b * s;
-    y[i * at.next + at.step] = a * s + b * c;
-  }
-}
-
-void add_rotated(float* y, const float* x, const float* cos_sin, float direction, Pairs at) {
-  for (int64_t i = 0; i < at.dims / 2; ++i) {
-    const float c = cos_sin[2 * i], s = direction * cos_sin[2 * i + 1];
-    const float a = x[i * at.next], b = x[i * at.next + at.step];
-    y[i * at.next] += a * c - b * s;
-    y[i * at.next + at.step] += a * s + b * c;
+    float *const ya = y + i * at.next, *const yb = ya + at.step;
+    *ya = (add ? *ya : 0) + a * c - b * s;
+    *yb = (add ? *yb : 0) + a * s + b * c;
   }
 }
 
@@ -84,7 +77,7 @@ Tensor rope(const Tensor& x, std::span<const int32_t> positions, const RopeOptio
   Tensor y(x.shape());
   for_rows(rows, H * D, [=, to = y.data(), from = x.data(), turns = table->data()](int64_t begin, int64_t end) {
     for (int64_t i = begin * H; i < end * H; ++i) {
-      rotate(to + i * D, from + i * D, turns + i / H % distinct * dims, 1, pairs);
+      rotate<false>(to + i * D, from + i * D, turns + i / H % distinct * dims, 1, pairs);
       std::copy(from + i * D + dims, from + (i + 1) * D, to + i * D + dims);
     }
   });
@@ -92,7 +85,7 @@ Tensor rope(const Tensor& x, std::span<const int32_t> positions, const RopeOptio
   return on_backward(y, {x}, [=] {
     for_rows(rows, H * D, [=, dx = x.grad(), dy = y.grad(), turns = table->data()](int64_t begin, int64_t end) {
       for (int64_t i = begin * H; i < end * H; ++i) {
-        add_rotated(dx + i * D, dy + i * D, turns + i / H % distinct * dims, -1, pairs);
+        rotate<true>(dx + i * D, dy + i * D, turns + i / H % distinct * dims, -1, pairs);
         for (int64_t j = i * D + dims; j < (i + 1) * D; ++j) dx[j] += dy[j];
       }
     });
