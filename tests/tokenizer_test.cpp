@@ -204,3 +204,81 @@ TEST_CASE("a megabyte of one letter, of spaces, of brackets") {
       if (std::string(name) != "wordpiece") CHECK(t->decode(ids) == text);
     }
 }
+
+namespace {
+
+using Strings = std::vector<std::string>;
+
+// A byte-level vocabulary of five tokens that is in order until a test spoils one key.
+Gguf small_bpe() {
+  Gguf g;
+  g.set("tokenizer.ggml.model", std::string("gpt2"));
+  g.set("tokenizer.ggml.pre", std::string("gpt-2"));
+  g.set("tokenizer.ggml.tokens", Strings{"a", "b", "ab", "<|x|>", ""});
+  g.set("tokenizer.ggml.token_type", Ids{1, 1, 1, 3, 1});
+  g.set("tokenizer.ggml.merges", Strings{"a b", "a b"});
+  return g;
+}
+
+Gguf small_spm() {
+  Gguf g;
+  g.set("tokenizer.ggml.model", std::string("llama"));
+  g.set("tokenizer.ggml.tokens", Strings{"<unk>", "<0x41>", "\u2581", "a", "\u2581a", "a"});
+  g.set("tokenizer.ggml.scores", std::vector<float>{0, 0, -1, -2, -3, -1});
+  g.set("tokenizer.ggml.token_type", Ids{2, 6, 1, 1, 1, 1});
+  return g;
+}
+
+void check_refused(Gguf good, const std::string& key, Gguf::Value value, const char* message) {
+  INFO(key);
+  CHECK_NOTHROW(Tokenizer::from(good));
+  good.set(key, std::move(value));
+  CHECK_THROWS_WITH_AS(Tokenizer::from(good), doctest::Contains(message), Error);
+}
+
+}  // namespace
+
+TEST_CASE("metadata that cannot be right is refused, naming the key and the value") {
+  const Gguf bpe = small_bpe(), spm = small_spm();
+  check_refused(bpe, "tokenizer.ggml.model", std::string("rwkv"), "unknown tokenizer.ggml.model = 'rwkv'; known are llama, gpt2, bert");
+  check_refused(bpe, "tokenizer.ggml.pre", std::string("nonesuch"), "tokenizer.ggml.pre = 'nonesuch'; known are");
+  check_refused(bpe, "tokenizer.ggml.tokens", Strings{}, "tokenizer.ggml.tokens has 0 tokens");
+  check_refused(bpe, "tokenizer.ggml.token_type", Ids{1, 1}, "tokenizer.ggml.token_type has 2 items for 5 tokens");
+  check_refused(bpe, "tokenizer.ggml.token_type", Ids{1, 1, 1, 7, 1}, "token 3 has type 7");
+  check_refused(bpe, "tokenizer.ggml.eos_token_id", uint32_t(5), "tokenizer.ggml.eos_token_id = 5 is outside of the vocabulary of 5");
+  check_refused(bpe, "tokenizer.ggml.bos_token_id", int32_t(-2), "tokenizer.ggml.bos_token_id = -2");
+  check_refused(bpe, "tokenizer.ggml.add_bos_token", true, "there is no tokenizer.ggml.bos_token_id");
+  check_refused(bpe, "tokenizer.ggml.merges", Strings{"ab"}, "item 0 'ab' is not two parts");
+  check_refused(bpe, "tokenizer.ggml.merges", Strings{"a b", "ab c"}, "item 1 'ab c': 'c' is not a token");
+  check_refused(bpe, "tokenizer.ggml.merges", Strings{"b a"}, "'ba' is not a token");
+  check_refused(spm, "tokenizer.ggml.scores", std::vector<float>{0}, "tokenizer.ggml.scores has 1 items for 6 tokens");
+  check_refused(spm, "tokenizer.ggml.scores", std::vector<float>{0, 0, NAN, 0, 0, 0}, "token 2 has nan");
+  check_refused(spm, "tokenizer.ggml.token_type", Ids{2, 6, 6, 1, 1, 1}, "is a byte by its type");
+
+  Gguf control = small_bpe();
+  control.set("tokenizer.ggml.tokens", Strings{"<", "x", "<x", "y", ""});
+  control.set("tokenizer.ggml.token_type", Ids{1, 1, 3, 1, 1});
+  control.set("tokenizer.ggml.merges", Strings{"< x"});
+  CHECK_THROWS_WITH_AS(Tokenizer::from(control), doctest::Contains("item 0 '< x' makes a control token"), Error);
+  Gguf no_scores = small_bpe();
+  no_scores.set("tokenizer.ggml.model", std::string("llama"));
+  CHECK_THROWS_WITH_AS(Tokenizer::from(no_scores), doctest::Contains("tokenizer.ggml.scores is missing"), Error);
+  no_scores.set("tokenizer.ggml.model", std::string("bert"));
+  CHECK_THROWS_WITH_AS(Tokenizer::from(no_scores), doctest::Contains("tokenizer.ggml.unknown_token_id is missing"), Error);
+}
+
+TEST_CASE("odd but valid metadata: absent ids, doubles, empty tokens, missing bytes") {
+  Gguf g = small_bpe();
+  g.set("tokenizer.ggml.padding_token_id", uint32_t(UINT32_MAX));
+  const auto bpe = Tokenizer::from(g);
+  CHECK(bpe->vocab().padding == -1);
+  CHECK(bpe->encode("abba") == Ids{2, 1, 0});
+  CHECK(bpe->decode({4, 0}) == "a");
+  CHECK_THROWS_WITH_AS(bpe->encode("c"), doctest::Contains("no tokens for the bytes of 'c'"), Error);
+
+  const auto spm = Tokenizer::from(small_spm());
+  CHECK(spm->encode("a") == Ids{4});
+  CHECK(spm->encode("aA") == Ids{4, 1});                // A by its byte
+  CHECK(spm->encode("ab") == Ids{4, 0});                // b has neither token nor byte: unknown
+  CHECK(spm->encode("aa") == Ids{4, 3});                // of the two tokens "a", the first
+}

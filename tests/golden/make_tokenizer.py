@@ -3,15 +3,19 @@
 
     python3 tests/golden/make_tokenizer.py tiny                    writes tokenizer_bpe.gguf, tokenizer_spm.gguf, tokenizer_wordpiece.gguf
     python3 tests/golden/make_tokenizer.py goldens MODEL.gguf      writes tokenizer_smollm2.json: ids by the `tokenizers` package
+    python3 tests/golden/make_tokenizer.py words                   writes pretokenize.json: words by the `regex` package
+    python3 tests/golden/make_tokenizer.py unicode                 prints the sums over all code points that unicode_test.cpp expects
 
-Needs gguf and tokenizers. The vocabularies are trained here, on the texts below; the reference ids come from the package's own
+Needs gguf, tokenizers and regex. The vocabularies are trained here, on the texts below; the reference ids come from the package's own
 implementation of byte-level BPE, fed with the vocabulary and merges of MODEL.gguf.
 """
 import json
 import pathlib
 import sys
+import unicodedata
 
 import gguf
+import regex
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 HERE = pathlib.Path(__file__).parent
@@ -91,7 +95,72 @@ def goldens(path):
     save("tokenizer_smollm2.json", t, TRICKY + CORPUS[:7] + ["<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"])
 
 
-if sys.argv[1:2] == ["tiny"]:
+# The published expressions, pass by pass; UW and EN are their long parts.
+EN = "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+CAMEL = rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+@|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*@"
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+TAIL = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+ASCII = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"
+CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
+PRE = {
+    "default": [r"[\p{P}$+<=>^~|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"],
+    "gpt-2": [GPT2],
+    "smollm": [r"\p{N}", GPT2],
+    "llama-bpe": [EN + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*" + TAIL],
+    "qwen2": [EN + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*" + TAIL],
+    "qwen35": [EN + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*" + TAIL],
+    "deepseek-coder": [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", CJK, r"\p{N}"],
+    "deepseek-v3": [r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+                    ASCII + r"[A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*" + TAIL],
+    "falcon": [r"[\p{P}$+<=>^~|`]+", GPT2, "[0-9][0-9][0-9]"],
+    "tekken": [CAMEL.replace("@", "") + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + TAIL],
+    "gpt-4o": [CAMEL.replace("@", EN + "?") + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + TAIL],
+}
+
+
+def split(pieces, pattern):
+    out = []
+    for piece in pieces:
+        at = 0
+        for m in regex.finditer(pattern, piece, regex.V0):
+            if m.end() > m.start():
+                out += [piece[at:m.start()], m.group()]
+                at = m.end()
+        out.append(piece[at:])
+    return [p for p in out if p]
+
+
+def words():
+    extra = ["HTTPServer XMLHttpRequest iPhone漢字ABc ǅa ʰA e\u0301A\u0301b", "x //\n/\r\n y/\n", "  \n  x  \t\ty  ", "I'D'Ll we're'VE", "\u0301a \u0301 ..\u0301"]
+    cases = []
+    for name, passes in PRE.items():
+        for text in TRICKY + extra:
+            pieces = [text]
+            for pattern in passes:
+                pieces = split(pieces, pattern)
+            cases.append({"pre": name, "text": text, "words": pieces})
+    (HERE / "pretokenize.json").write_text("[\n" + ",\n".join(json.dumps(c, ensure_ascii=False) for c in cases) + "\n]\n")
+
+
+def unicode():
+    order = "Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp Cc Cf Cs Co Cn".split()
+    sums = [0, 0, 0]
+    for c in range(0x110000):
+        if 0xD800 <= c <= 0xDFFF:
+            continue
+        values = [order.index(unicodedata.category(chr(c)))], [ord(chr(c).lower()[0])], sorted(map(ord, unicodedata.normalize("NFD", chr(c))))
+        for i, v in enumerate(values):
+            for x in v:
+                sums[i] = (sums[i] * 31 + x) % 2**64
+    print(unicodedata.unidata_version, [hex(s) for s in sums])
+
+
+if sys.argv[1:] == ["words"]:
+    words()
+elif sys.argv[1:] == ["unicode"]:
+    unicode()
+elif sys.argv[1:] == ["tiny"]:
     tiny()
 elif sys.argv[1:2] == ["goldens"] and len(sys.argv) == 3:
     goldens(sys.argv[2])
