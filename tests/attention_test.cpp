@@ -1,0 +1,102 @@
+// Attention against its definition in double: sizes around every block, masks, caches in half precision, causality.
+#include "tests/main.h"
+
+#include "ops/quant.h"
+#include "tests/check.h"
+
+using namespace kvt;
+
+namespace {
+
+struct Sizes { int64_t B, T, S, H, Hkv, D; bool causal = true; std::vector<int32_t> lengths = {}; float scale = 0; };
+
+// softmax(scale q kᵀ + mask) v, row by row
+std::vector<float> definition(const Tensor& q, const Tensor& k, const Tensor& v, const Sizes& z) {
+  std::vector<float> y(size_t(q.size()), 0.f);
+  const double scale = z.scale != 0 ? double(z.scale) : 1 / std::sqrt(double(z.D));
+  for (int64_t b = 0; b < z.B; ++b)
+    for (int64_t t = 0; t < z.T; ++t)
+      for (int64_t h = 0; h < z.H; ++h) {
+        const int64_t keys = z.lengths.empty() ? z.S : z.lengths[size_t(b)], query = ((b * z.T + t) * z.H + h) * z.D;
+        std::vector<double> p, sums(size_t(z.D), 0.0);
+        double top = -INFINITY, total = 0;
+        const auto at = [&](int64_t j) { return ((b * z.S + j) * z.Hkv + h * z.Hkv / z.H) * z.D; };
+        for (int64_t j = 0; j < keys && (!z.causal || j <= z.S - z.T + t); ++j) {
+          double s = 0;
+          for (int64_t d = 0; d < z.D; ++d) s += double(q.data()[query + d]) * double(k.data()[at(j) + d]);
+          p.push_back(s * scale);
+          top = std::max(top, p.back());
+        }
+        for (double& s : p) total += s = std::exp(s - top);
+        for (size_t j = 0; j < p.size(); ++j)
+          for (int64_t d = 0; d < z.D; ++d) sums[size_t(d)] += p[j] / total * double(v.data()[at(int64_t(j)) + d]);
+        for (int64_t d = 0; d < z.D; ++d) y[size_t(query + d)] = float(sums[size_t(d)]);
+      }
+  return y;
+}
+
+AttentionOptions options(const Sizes& z) {
+  AttentionOptions o;
+  o.causal = z.causal, o.lengths = z.lengths, o.scale = z.scale;
+  return o;
+}
+
+}  // namespace
+
+TEST_CASE("attention is its definition") {
+  Rng rng(21);
+  const std::vector<Sizes> table = {
+      {1, 300, 300, 9, 3, 64},                    // SmolLM2-135M
+      {1, 1, 300, 9, 3, 64},                      // decoding, keys in two parts
+      {1, 1, 1, 9, 3, 64},  {1, 1, 256, 3, 1, 16}, {1, 1, 257, 3, 1, 16}, {2, 5, 700, 3, 1, 24, true, {700, 300}},
+      {2, 64, 64, 2, 2, 32}, {1, 65, 65, 2, 1, 33}, {1, 63, 127, 4, 2, 1}, {1, 129, 129, 1, 1, 256},
+      {2, 17, 40, 8, 1, 5, false}, {3, 20, 20, 2, 2, 8, false, {20, 7, 0}}, {2, 3, 100, 2, 1, 8, false, {0, 65}},
+      {1, 10, 4, 2, 1, 8},                        // more queries than keys: the first six see none
+      {1, 33, 33, 4, 4, 12, true, {}, 0.7f}, {1, 3, 9, 200, 1, 4},
+  };
+  for (const Sizes& z : table) {
+    INFO("B ", z.B, " T ", z.T, " S ", z.S, " H ", z.H, " Hkv ", z.Hkv, " D ", z.D);
+    const Tensor q = randn({z.B, z.T, z.H, z.D}, rng), k = randn({z.B, z.S, z.Hkv, z.D}, rng), v = randn({z.B, z.S, z.Hkv, z.D}, rng);
+    const Tensor y = attention(q, k, v, options(z));
+    CHECK(max_relative_error(y.values(), definition(q, k, v, z)) < 2e-6);
+
+    const Tensor k16 = pack(k, DType::F16), v16 = pack(v, DType::F16);
+    const Tensor half = attention(q, k16, v16, options(z));
+    CHECK(max_relative_error(half.values(), definition(q, unpack(k16), unpack(v16), z)) < 2e-6);
+  }
+}
+
+TEST_CASE("what a query does not see does not matter, be it infinite") {
+  Rng rng(22);
+  const Tensor q = randn({1, 80, 4, 8}, rng), k = randn({1, 80, 2, 8}, rng), v = randn({1, 80, 2, 8}, rng);
+  const Tensor before = attention(q, k, v, options({1, 80, 80, 4, 2, 8}));
+  for (int64_t i = 70 * 16; i < 80 * 16; ++i) k.data()[i] = v.data()[i] = 1e30f;
+  const Tensor after = attention(q, k, v, options({1, 80, 80, 4, 2, 8}));
+  CHECK(std::equal(before.data(), before.data() + 70 * 32, after.data()));
+  CHECK_FALSE(std::equal(before.data() + 70 * 32, before.data() + 80 * 32, after.data() + 70 * 32));
+}
+
+TEST_CASE("the last queries over a cache give what all queries give") {
+  Rng rng(23);
+  const Tensor q = randn({1, 333, 6, 16}, rng), k = randn({1, 333, 2, 16}, rng), v = randn({1, 333, 2, 16}, rng);
+  const Tensor all = attention(q, k, v, options({1, 333, 333, 6, 2, 16}));
+  for (const int64_t T : {1, 2, 5, 6, 30, 100}) {
+    const Tensor last = attention(slice(q, 1, 333 - T, 333), k, v, options({1, T, 333, 6, 2, 16}));
+    CHECK(max_relative_error(last.values(), slice(all, 1, 333 - T, 333).values()) < 1e-6);
+  }
+}
+
+TEST_CASE("scores beyond the range of e^x") {
+  Rng rng(24);
+  const Sizes z{1, 70, 70, 2, 1, 16, true, {}, 50.f};
+  const Tensor q = randn({1, 70, 2, 16}, rng), k = randn({1, 70, 1, 16}, rng), v = randn({1, 70, 1, 16}, rng);
+  CHECK(max_relative_error(attention(q, k, v, options(z)).values(), definition(q, k, v, z)) < 2e-4);     // scores round at 10³ · 2⁻²⁴
+}
+
+TEST_CASE("half precision takes no gradient; recording with it is refused") {
+  Rng rng(25);
+  const Tensor q = randn({1, 2, 2, 4}, rng).want_grad(), k = pack(randn({1, 2, 2, 4}, rng), DType::F16);
+  Tape tape;
+  CHECK_THROWS_WITH_AS(attention(q, k, k, {}), "attention: F16 keys and values in training", Error);
+  CHECK_THROWS_WITH_AS(attention(q, q, k, {}), "attention: keys F32 and values F16; expected both F32 or both F16", Error);
+}

@@ -1,0 +1,78 @@
+// linear and embedding with weights of every type against products in double, along each of linear's ways.
+#include "tests/main.h"
+
+#include "ops/quant.h"
+#include "tests/check.h"
+
+using namespace kvt;
+
+namespace {
+
+constexpr DType types[] = {DType::F32, DType::F16, DType::BF16, DType::Q4_0, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q8_0,
+                           DType::Q2_K, DType::Q3_K, DType::Q4_K, DType::Q5_K, DType::Q6_K, DType::IQ4_NL};
+
+std::vector<float> definition(const Tensor& x, const Tensor& w, const Tensor& b) {
+  const int64_t T = x.dim(0), K = x.dim(1), N = w.dim(0);
+  std::vector<float> y;
+  for (int64_t t = 0; t < T; ++t)
+    for (int64_t n = 0; n < N; ++n) {
+      double total = b ? double(b.data()[n]) : 0;
+      for (int64_t k = 0; k < K; ++k) total += double(x.data()[t * K + k]) * double(w.data()[n * K + k]);
+      y.push_back(float(total));
+    }
+  return y;
+}
+
+struct UseActivations {
+  explicit UseActivations(Activations a) : before(activations()) { set_activations(a); }
+  ~UseActivations() { set_activations(before); }
+  Activations before;
+};
+
+}  // namespace
+
+TEST_CASE("linear is x Wᵀ + b for every type of weight, however many rows") {
+  const UseActivations exact(Activations::f32);
+  Rng rng(31);
+  for (const DType type : types)
+    for (const int64_t T : {1, 4, 5, 33, 140}) {
+      INFO(std::string(info(type).name), ", rows ", T);
+      const int64_t K = 512, N = 147;
+      const Tensor x = randn({T, K}, rng), w = pack(randn({N, K}, rng), type), b = randn({N}, rng);
+      CHECK(max_relative_error(linear(x, w, b).values(), definition(x, unpack(w), b)) < 3e-6);
+    }
+}
+
+TEST_CASE("activations rounded to 8 bits: a small error with few rows, none when recording or with many rows") {
+  Rng rng(32);
+  const UseActivations rounded(Activations::q8);
+  for (const DType type : types) {
+    if (is_float(type)) continue;
+    const Tensor w = pack(randn({100, 512}, rng), type), plain = unpack(w);
+    for (const int64_t T : {1, 32, 33}) {
+      INFO(std::string(info(type).name), ", rows ", T);
+      const Tensor x = randn({T, 512}, rng), y = linear(x, w);
+      const double error = max_relative_error(y.values(), definition(x, plain, {}));
+      if (T <= 32 && weight_format(type).dot_q8) CHECK((error > 1e-5 && error < 1e-2));
+      else CHECK(error < 3e-6);
+      Tape tape;                                                       // even where nothing wants a gradient: the whole model is exact
+      CHECK(max_relative_error(linear(x, w).values(), definition(x, plain, {})) < 3e-6);
+    }
+  }
+}
+
+TEST_CASE("a row of a batch gives the same alone") {
+  Rng rng(33);
+  const Tensor w = randn({300, 96}, rng), x = randn({2, 200, 96}, rng), all = linear(x, w), some = linear(slice(x, 1, 17, 40), w);
+  CHECK(max_relative_error(some.values(), slice(all, 1, 17, 40).values()) < 1e-6);
+}
+
+TEST_CASE("embedding gives the rows of W, of every type") {
+  Rng rng(34);
+  const Ids ids{2, 0, 6, 2, 5, 1};
+  for (const DType type : types) {
+    const Tensor w = pack(randn({7, 512}, rng), type), plain = unpack(w), y = embedding(ids, {2, 3}, w);
+    CHECK(y.shape() == Shape{2, 3, 512});
+    for (size_t i = 0; i < ids.size(); ++i) CHECK(std::equal(plain.data() + ids[i] * 512, plain.data() + (ids[i] + 1) * 512, y.data() + int64_t(i) * 512));
+  }
+}
