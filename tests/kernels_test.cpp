@@ -53,7 +53,7 @@ using Floats = std::vector<float>;
 // What a variant wrote, what lies between its rows included.
 struct Result {
   Floats y;
-  double scale = 0;                        // errors are relative to this, or to each number where it is 0
+  double scale = 0;                        // errors are relative to a number, or to this where it is larger
 };
 
 Floats random(int64_t n, uint32_t seed, float spread = 1) {
@@ -80,7 +80,7 @@ void parity(const K& kernel, double tolerance, Run run) {
     size_t where = 0;
     for (size_t i = 0; i < want.y.size(); ++i) {
       if (got.y[i] == want.y[i]) continue;                                // infinities too
-      const double unit = want.scale > 0 ? want.scale : std::max(1e-30, std::fabs(double(want.y[i])));
+      const double unit = std::max(want.scale, std::fabs(double(want.y[i])));
       const double error = std::fabs(double(got.y[i]) - want.y[i]) / unit;
       if (!(error <= worst)) worst = error, where = i;
     }
@@ -254,6 +254,211 @@ void dot_q8_case(DType type) {
       }
 }
 
+// --- rows ---
+
+template <class F>
+void for_rows(F f) {
+  for (int64_t cols : sizes())
+    for (int64_t rows : {0, 1, 3}) {
+      INFO("rows ", rows, " cols ", cols);
+      f(rows, cols);
+    }
+}
+
+// Scores with what attention and language models put there: masked entries, masked rows, large values.
+Floats scores(int64_t rows, int64_t cols, uint32_t seed) {
+  Floats x = random(rows * cols, seed, 4);
+  for (int64_t i = 0; i < rows * cols; ++i) {
+    if (i % 11 == 3) x[size_t(i)] = -INFINITY;
+    if (i % 37 == 5) x[size_t(i)] = i % 2 ? 1e4f : -1e4f;
+    if (cols > 1 && i / cols % 3 == 1) x[size_t(i)] = -INFINITY;
+  }
+  return x;
+}
+
+void softmax_case() {
+  for_rows([](int64_t rows, int64_t cols) {
+    for (bool in_place : {false, true})
+      parity(kernel::softmax, 1e-6, [&](auto fn) {
+        Guarded<float> x(scores(rows, cols, 15), int(cols % 4)), y(rows * cols, int(cols % 3));
+        fn(in_place ? x : y, x, rows, cols);
+        CHECK(x.intact());
+        return collect(in_place ? x : y, 1);
+      });
+  });
+}
+
+void softmax_grad_case() {
+  for_rows([](int64_t rows, int64_t cols) {
+    parity(kernel::softmax_grad, 1e-6, [&](auto fn) {
+      Guarded<float> y(random(rows * cols, 16, 0.2f), int(cols % 4)), dy(random(rows * cols, 17), 1), dx(random(rows * cols, 18), 3);
+      fn(dx, y, dy, rows, cols);
+      return collect(dx, 1 + std::sqrt(double(cols)));
+    });
+  });
+}
+
+void rms_norm_case() {
+  for_rows([](int64_t rows, int64_t cols) {
+    for (float spread : {1.0f, 0.0f, 1e15f})
+      parity(kernel::rms_norm, 2e-6, [&](auto fn) {
+        Guarded<float> x(random(rows * cols, 19, spread), int(cols % 4)), w(random(cols, 20), 1), y(rows * cols, int(cols % 3));
+        fn(y, x, w, rows, cols, 1e-5f);
+        return collect(y, 4);
+      });
+  });
+}
+
+// The results of up to three gradients, one behind the other.
+Result together(std::initializer_list<Guarded<float>*> parts, double scale) {
+  Result all{{}, scale};
+  for (Guarded<float>* part : parts) {
+    const Result one = collect(*part);
+    all.y.insert(all.y.end(), one.y.begin(), one.y.end());
+  }
+  return all;
+}
+
+void rms_norm_grad_case() {
+  for_rows([](int64_t rows, int64_t cols) {
+    for (int null = 0; null < 3; ++null)
+      parity(kernel::rms_norm_grad, 2e-6, [&](auto fn) {
+        Guarded<float> x(random(rows * cols, 21), int(cols % 4)), w(random(cols, 22), 1), dy(random(rows * cols, 23), 2);
+        Guarded<float> dx(random(rows * cols, 24), int(cols % 3)), dw(random(cols, 25), 3);
+        fn(null == 1 ? nullptr : dx.data(), null == 2 ? nullptr : dw.data(), x, w, dy, rows, cols, 1e-5f);
+        return together({&dx, &dw}, 10);
+      });
+  });
+}
+
+void layer_norm_case() {
+  for_rows([](int64_t rows, int64_t cols) {
+    for (int null = 0; null < 4; ++null)
+      parity(kernel::layer_norm, 3e-6, [&](auto fn) {
+        Guarded<float> x(random(rows * cols, 26), int(cols % 4)), w(random(cols, 27), 1), b(random(cols, 28), 2), y(rows * cols, int(cols % 3));
+        fn(y, x, null & 1 ? nullptr : w.data(), null & 2 ? nullptr : b.data(), rows, cols, 1e-5f);
+        return collect(y, cols == 2 ? 100 : 4);         // two nearly equal numbers magnify every rounding
+      });
+  });
+}
+
+void layer_norm_grad_case() {
+  for_rows([](int64_t rows, int64_t cols) {
+    for (int null = 0; null < 5; ++null)
+      parity(kernel::layer_norm_grad, 1e-5, [&](auto fn) {
+        Guarded<float> x(random(rows * cols, 29), int(cols % 4)), w(random(cols, 30), 1), dy(random(rows * cols, 31), 2);
+        Guarded<float> dx(random(rows * cols, 32), int(cols % 3)), dw(random(cols, 33), 3), db(random(cols, 34), 1);
+        fn(null == 1 ? nullptr : dx.data(), null == 2 ? nullptr : dw.data(), null == 3 ? nullptr : db.data(), x, null == 4 ? nullptr : w.data(), dy,
+           rows, cols, 1e-5f);
+        return together({&dx, &dw, &db}, cols < 4 ? 300 : 10);
+      });
+  });
+}
+
+// --- numbers ---
+
+// A dense walk over the useful range, and the edges. Large values stay where the definitions themselves are finite.
+Floats arguments(int64_t n, float reach) {
+  Floats x = random(n, 35, reach / 4);
+  const float edges[] = {0.0f, -0.0f, 1e-40f, -1e-40f, 1e-8f, -1e-8f, 0.624f, -0.626f, 1, -1, reach, -reach};
+  for (size_t i = 0; i < x.size(); ++i)
+    if (i % 3 == 1) x[i] = edges[i / 3 % std::size(edges)];
+  return x;
+}
+
+// Errors are relative down to results of size `floor`.
+void map_case(const Kernel<kernel::Map>& kernel, float reach, double tolerance, double floor) {
+  const auto check = [&](const Floats& from, int offset, bool in_place) {
+    parity(kernel, tolerance, [&](auto fn) {
+      Guarded<float> x(from, offset), y(int64_t(from.size()), (offset + 1) % 4);
+      fn(in_place ? x : y, x, int64_t(from.size()));
+      CHECK(x.intact());
+      return collect(in_place ? x : y, floor);
+    });
+  };
+  for (int64_t n : sizes())
+    for (bool in_place : {false, true}) check(arguments(n, reach), int(n % 4), in_place);
+  Floats walk;
+  for (float v = -reach; v <= reach; v += reach / 50000) walk.push_back(v);
+  check(walk, 1, false);
+}
+
+void map_grad_case(const Kernel<kernel::MapGrad>& kernel, float reach, double tolerance) {
+  for (int64_t n : {0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 257, 20001})
+    parity(kernel, tolerance, [&](auto fn) {
+      Guarded<float> x(arguments(n, reach), int(n % 4)), dy(random(n, 36), 1), dx(random(n, 37), int(n % 3));
+      fn(dx, x, dy, n);
+      return collect(dx, 1);
+    });
+}
+
+void swiglu_case() {
+  for (int64_t n : sizes())
+    parity(kernel::swiglu, 1e-6, [&](auto fn) {
+      Guarded<float> gate(arguments(n, 30), int(n % 4)), up(random(n, 38), 1), y(n, int(n % 3));
+      fn(y, gate, up, n);
+      return collect(y, 30);
+    });
+}
+
+void swiglu_grad_case() {
+  for (int64_t n : sizes())
+    parity(kernel::swiglu_grad, 1e-6, [&](auto fn) {
+      Guarded<float> gate(arguments(n, 30), int(n % 4)), up(random(n, 39), 1), dy(random(n, 40), 2);
+      Guarded<float> dgate(random(n, 41), int(n % 3)), dup(random(n, 42), 1);
+      fn(dgate, dup, gate, up, dy, n);
+      return together({&dgate, &dup}, 30);
+    });
+}
+
+// --- attention ---
+
+template <class F>
+void for_blocks(F f) {
+  for (int64_t rows : {0, 1, 2, 3, 4, 5, 6, 7, 13})
+    for (int64_t cols : {1, 2, 4, 7, 8, 16, 31, 32, 33, 64, 100})
+      for (int64_t D : {1, 3, 8, 16, 20, 64, 72}) {
+        INFO("rows ", rows, " cols ", cols, " D ", D);
+        f(rows, cols, D);
+      }
+}
+
+void attention_scores_case() {
+  for_blocks([](int64_t rows, int64_t cols, int64_t D) {
+    parity(kernel::attention_scores, 1e-6, [&](auto fn) {
+      const int64_t lds = cols + rows % 3, ldq = D + cols % 3;
+      Guarded<float> q(random(rows * ldq, 43), int(cols % 4)), kt(random(D * cols, 44), 1), s(random(rows * lds, 45), int(D % 4));
+      fn(s, lds, q, ldq, kt, rows, cols, D);
+      return collect(s, 1 + double(D));
+    });
+  });
+}
+
+void attention_softmax_case() {
+  for_rows([](int64_t rows, int64_t cols) {
+    for (int history = 0; history < 3; ++history)
+      parity(kernel::attention_softmax, 1e-6, [&](auto fn) {
+        const int64_t lds = cols + cols % 3;
+        Guarded<float> s(scores(rows, lds, 46), int(cols % 4));
+        Guarded<float> m(Floats(size_t(rows), history == 0 ? -INFINITY : history == 1 ? 2.5f : 2e4f), 1), l(Floats(size_t(rows), history ? 3.0f : 0.0f), 2);
+        Guarded<float> fix(rows, 3);
+        fn(s, lds, m, l, fix, rows, cols);
+        return together({&s, &m, &l, &fix}, 1 + double(cols) / 4);
+      });
+  });
+}
+
+void attention_values_case() {
+  for_blocks([](int64_t rows, int64_t cols, int64_t D) {
+    parity(kernel::attention_values, 1e-6, [&](auto fn) {
+      const int64_t ldo = D + rows % 3, lds = cols + D % 3, ldv = D + cols % 2;
+      Guarded<float> o(random(rows * ldo, 47), int(cols % 4)), s(random(rows * lds, 48), 1), v(random(cols * ldv, 49), int(D % 4)), fix(random(rows, 50), 2);
+      fn(o, ldo, s, lds, v, ldv, fix, rows, cols, D);
+      return collect(o, 1 + double(cols));
+    });
+  });
+}
+
 // --- the table: one case a slot ---
 
 using Case = std::function<void()>;
@@ -267,6 +472,28 @@ std::map<std::string, Case> cases() {
       {"dot_bf16", [] { dot_case(kernel::dot_bf16, f32_to_bf16); }},
       {"axpy", axpy_case},
       {"quantize_q8", quantize_case},
+      {"softmax", softmax_case},
+      {"softmax_grad", softmax_grad_case},
+      {"rms_norm", rms_norm_case},
+      {"rms_norm_grad", rms_norm_grad_case},
+      {"layer_norm", layer_norm_case},
+      {"layer_norm_grad", layer_norm_grad_case},
+      {"silu", [] { map_case(kernel::silu, 80, 5e-7, 1e-30); }},
+      {"gelu_erf", [] { map_case(kernel::gelu_erf, 10, 5e-7, 1); }},
+      {"gelu_tanh", [] { map_case(kernel::gelu_tanh, 10, 5e-7, 1); }},
+      {"sigmoid", [] { map_case(kernel::sigmoid, 80, 5e-7, 1e-35); }},
+      {"tanh", [] { map_case(kernel::tanh, 40, 5e-7, 1e-38); }},
+      {"exp", [] { map_case(kernel::exp, 86, 2e-7, 1e-37); }},
+      {"silu_grad", [] { map_grad_case(kernel::silu_grad, 80, 2e-6); }},
+      {"gelu_erf_grad", [] { map_grad_case(kernel::gelu_erf_grad, 10, 3e-6); }},
+      {"gelu_tanh_grad", [] { map_grad_case(kernel::gelu_tanh_grad, 10, 1e-5); }},
+      {"sigmoid_grad", [] { map_grad_case(kernel::sigmoid_grad, 80, 2e-6); }},
+      {"tanh_grad", [] { map_grad_case(kernel::tanh_grad, 40, 2e-6); }},
+      {"swiglu", swiglu_case},
+      {"swiglu_grad", swiglu_grad_case},
+      {"attention_scores", attention_scores_case},
+      {"attention_softmax", attention_softmax_case},
+      {"attention_values", attention_values_case},
   };
   for (DType type : {DType::F16, DType::BF16, DType::Q4_0, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q8_0, DType::IQ4_NL, DType::Q2_K,
                      DType::Q3_K, DType::Q4_K, DType::Q5_K, DType::Q6_K}) {

@@ -11,8 +11,12 @@ void KVT_ADD_KERNELS(ISA)() {
 #if defined(__AVX512VNNI__)
   ISA::add_quants();
 #else
+  ISA::add_attention();
   ISA::add_dots();
+  ISA::add_maps();
+  ISA::add_norms();
   ISA::add_products();
+  ISA::add_softmax();
   ISA::add_unpacks();
 #if defined(__AVX2__) && !defined(__AVX512F__)      // blocks of 32 fill these vectors; wider ones add nothing
   ISA::add_blocks();
