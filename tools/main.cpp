@@ -24,6 +24,11 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   kvt::add_inspect(app);
   kvt::add_tokenize(app);
+  kvt::add_run(app);
+  kvt::add_perplexity(app);
+  kvt::add_logits(app);
+  kvt::add_adapt(app);
+  kvt::add_merge(app);
   try {
     app.parse(argc, argv);
     return 0;

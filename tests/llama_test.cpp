@@ -1,0 +1,139 @@
+// Real weights: stories260K and SmolLM2-135M against golden values of independent implementations.
+#include "tests/main.h"
+
+#include <algorithm>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <sstream>
+
+#include "engine/generate.h"
+#include "engine/load.h"
+#include "engine/metrics.h"
+#include "ops/quant.h"
+#include "tests/check.h"
+
+using namespace kvt;
+
+static std::vector<double> numbers(const std::filesystem::path& file) {
+  std::ifstream in(file);
+  std::vector<double> out;
+  for (std::string line; std::getline(in, line);) {
+    if (line.starts_with('#')) continue;
+    std::istringstream words(line);
+    for (double x; words >> x;) out.push_back(x);
+  }
+  return out;
+}
+
+struct Model {
+  Gguf gguf;
+  std::unique_ptr<CausalLm> lm;
+  std::unique_ptr<Tokenizer> tokenizer;
+  explicit Model(const std::filesystem::path& file) : gguf(Gguf::open(file.string())), lm(load_model(gguf)), tokenizer(Tokenizer::from(gguf)) {}
+};
+
+static std::vector<int32_t> greedy(const Model& m, const std::vector<int32_t>& prompt, int64_t n, DType cache = DType::F32) {
+  Session session(*m.lm, {.context = int64_t(prompt.size()) + n, .cache = cache});
+  Sampler sampler({.temperature = 0});
+  return generate(session, *m.tokenizer, prompt, n, sampler, [](int32_t) { return true; }, true).ids;
+}
+
+TEST_CASE("stories260K: logits after BOS, and 255 greedy ids") {
+  const auto folder = data_path("lm-weights-stories260k");
+  if (!have_data(folder / "stories260K.gguf")) return;
+  const Model m(folder / "stories260K.gguf");
+
+  const std::vector<double> want = numbers(folder / "golden_logits_bos.txt");
+  Session session(*m.lm, {.cache = DType::F32});
+  const auto logits = session.evaluate(std::vector<int32_t>{1});
+  REQUIRE(logits.size() == want.size());
+  double worst = 0;
+  for (size_t i = 0; i < want.size(); ++i) worst = std::max(worst, std::fabs(double(logits[i]) - want[i]));
+  CHECK(worst < 1e-4);
+
+  const std::vector<double> ids = numbers(folder / "golden_greedy_ids.txt");
+  REQUIRE(ids.size() == 255);
+  const std::vector<int32_t> got = greedy(m, {1}, 255);
+  CHECK(got == std::vector<int32_t>(ids.begin(), ids.end()));
+}
+
+TEST_CASE("stories260K: reading a prompt at once, in pieces and again after truncation gives the same scores") {
+  const auto file = data_path("lm-weights-stories260k") / "stories260K.gguf";
+  if (!have_data(file)) return;
+  const Model m(file);
+  const std::vector<int32_t> ids = m.tokenizer->encode("Once upon a time, there was a little girl named Lily.");
+  REQUIRE(ids.size() > 8);
+
+  Session whole(*m.lm, {.context = 64, .cache = DType::F32}), pieces(*m.lm, {.context = 64, .cache = DType::F32, .batch = 3});
+  const auto span = whole.evaluate(ids);
+  const std::vector<float> want(span.begin(), span.end());
+  CHECK(max_relative_error(pieces.evaluate(ids), want) < 1e-5);
+  pieces.truncate(4);
+  CHECK(pieces.room() == 60);
+  CHECK(max_relative_error(pieces.evaluate(std::span(ids).subspan(4)), want) < 1e-5);
+
+  CHECK_THROWS_WITH_AS(whole.evaluate(std::vector<int32_t>{512}), "session: token id 512 is outside of the vocabulary of 512", Error);
+  CHECK_THROWS_AS(whole.evaluate(std::vector<int32_t>(65, 1)), Error);
+}
+
+TEST_CASE("a context that fills up ends generation without an error") {
+  const auto file = data_path("lm-weights-stories260k") / "stories260K.gguf";
+  if (!have_data(file)) return;
+  const Model m(file);
+  Session session(*m.lm, {.context = 10});
+  Sampler sampler({.temperature = 0});
+  const Generation g = generate(session, *m.tokenizer, std::vector<int32_t>{1}, -1, sampler, [](int32_t) { return true; });
+  CHECK(g.stop == Stop::context_full);
+  CHECK(g.ids.size() == 10);       // nine more were read; the tenth was chosen, but there is no room to read it
+}
+
+TEST_CASE("perplexity counts the second half of each chunk") {
+  const auto file = data_path("lm-weights-stories260k") / "stories260K.gguf";
+  if (!have_data(file)) return;
+  const Model m(file);
+  std::vector<int32_t> ids(70);
+  std::iota(ids.begin(), ids.end(), 300);
+  const Perplexity p = perplexity(*m.lm, ids, {.context = 32}, [](const Perplexity&) { return true; });
+  CHECK(p.chunks == 2);
+  CHECK(p.predictions == 2 * 15);
+
+  // The same by hand, one chunk.
+  const Perplexity one = perplexity(*m.lm, ids, {.context = 32, .chunks = 1}, [](const Perplexity&) { return true; });
+  const Tensor logits = m.lm->logits(m.lm->hidden(std::span(ids).first(32), 1, 32, {}));
+  double nll = 0;
+  for (int64_t t = 16; t < 31; ++t) {
+    const std::span<const float> row(logits.data() + t * 512, 512);
+    nll += log_sum_exp(row) - double(row[size_t(ids[size_t(t) + 1])]);
+  }
+  CHECK(one.nll == doctest::Approx(nll).epsilon(1e-5));
+  CHECK_THROWS_AS(perplexity(*m.lm, std::span(ids).first(10), {.context = 32}, [](const Perplexity&) { return true; }), Error);
+}
+
+// $KVT_SMOLLM2, else the copy that `make run` fetches.
+static std::filesystem::path smollm2() {
+  const char* path = std::getenv("KVT_SMOLLM2");
+  return path ? path : project_path(".cache/SmolLM2-135M-Instruct.Q4_1.gguf");
+}
+
+TEST_CASE("SmolLM2-135M Q4_1 with F32 activations: prompt ids, largest logits, logsumexp, 48 greedy ids") {
+  const auto goldens = data_path("lm-goldens-smollm2") / "goldens.json";
+  if (!have_data(goldens) || !have_data(smollm2())) return;
+  const Activations before = activations();
+  set_activations(Activations::f32);
+  const Model m(smollm2());
+  std::ifstream in(goldens);
+  const nlohmann::json prompts = nlohmann::json::parse(in);
+  for (const auto& [name, golden] : prompts.items()) {
+    INFO("prompt ", name);
+    const auto ids = m.tokenizer->encode(golden["prompt"].get<std::string>());
+    CHECK(ids == golden["prompt_ids"].get<std::vector<int32_t>>());
+    Session session(*m.lm, {.context = 256, .cache = DType::F32});
+    const auto logits = session.evaluate(ids);
+    for (const auto& [id, logit] : golden["top8"].get<std::vector<std::pair<int32_t, double>>>())
+      CHECK(std::fabs(double(logits[size_t(id)]) - logit) < 1e-3);
+    CHECK(std::fabs(log_sum_exp(logits) - golden["logsumexp"].get<double>()) < 1e-3);
+    CHECK(greedy(m, ids, 48) == golden["greedy_ids"].get<std::vector<int32_t>>());
+  }
+  set_activations(before);
+}
