@@ -238,9 +238,9 @@ TrainEnd train(const CausalLm& model, const TrainedSet& trained, const TrainOpti
 
 // What one token keeps alive for backward: in a block the results of its operations (norms, projections, rotations, attention, the
 // gated product and the sums), across blocks its input and the final states. A tensor's gradient comes and goes with its consumers.
-int64_t training_bytes(const LmConfig& c, int64_t trained_numbers, const TrainOptions& options, int64_t length, bool validation) {
+int64_t training_bytes(const LmConfig& c, int64_t trained_numbers, int64_t adapted, const TrainOptions& options, int64_t length, bool validation) {
   const int64_t q = c.heads * c.head_size, kv = c.kv_heads * c.head_size;
-  const int64_t block = 6 * c.channels + 3 * q + 3 * kv + 4 * c.hidden;
+  const int64_t block = 6 * c.channels + 3 * q + 3 * kv + 4 * c.hidden + 2 * adapted / c.layers;
   const int64_t per_token = options.recompute ? c.layers * c.channels + 2 * block : (c.layers + 1) * block;
   const int64_t score_chunk = 2 * 64 * c.vocabulary;
   return int64_t(sizeof(float)) * (trained_numbers * (validation ? 5 : 4) + options.batch * length * per_token + score_chunk);

@@ -132,6 +132,7 @@ double evaluate(const Task& task, int64_t batch, const std::function<bool()>& ca
 double evaluate(const CausalLm& model, const Examples& data, int64_t batch, const std::function<bool()>& cancelled = {});
 
 // Bytes that training takes beside the weights of the base: trained numbers, gradients, moments, best weights and activations.
-int64_t training_bytes(const LmConfig& config, int64_t trained_numbers, const TrainOptions& options, int64_t length, bool validation);
+// `adapted` = Σ of the outputs of all layers that bear a LoRA, whose sums backward keeps too.
+int64_t training_bytes(const LmConfig& config, int64_t trained_numbers, int64_t adapted, const TrainOptions& options, int64_t length, bool validation);
 
 }  // namespace kvt

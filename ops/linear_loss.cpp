@@ -7,6 +7,7 @@
 // instead of 100 MB for 512 tokens, and backward has only to scale what forward left. Rows without a target cost nothing.
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "ops/kernels.h"
 #include "ops/ops.h"
@@ -67,14 +68,15 @@ Tensor linear_cross_entropy(const Tensor& x, const Tensor& w, std::span<const in
       std::copy_n(x.data() + r * C, C, chunk.data() + i * C);
       chunk_targets.push_back(targets[size_t(r)]);
     }
-    Tape tape;                                                   // of this chunk alone: linear's own backward gives dx and dW
+    std::optional<Tape> tape;                                    // of this chunk alone: linear's own backward gives dx and dW
+    if (wanted) tape.emplace();
     chunk.want_grad(bool(dx));
     const Tensor z = linear(chunk, weights);
     std::vector<double> losses(static_cast<size_t>(count));
     score_rows(z, chunk_targets.data(), losses.data(), wanted ? z.grad() : nullptr, 1 / float(n));
     for (double l : losses) total += l;
     if (!wanted) continue;
-    tape.backward_from_grads();
+    tape->backward_from_grads();
     for (int64_t i = 0; dx && i < count; ++i) std::copy_n(chunk.grad() + i * C, C, dx.data() + used[size_t(begin + i)] * C);
   }
   loss.data()[0] = float(total / double(n));

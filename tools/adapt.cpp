@@ -150,13 +150,17 @@ std::map<std::string, std::string> identity(const Options& o, const Examples& da
 void print_plan(Report& report, const Options& o, const LoadedModel& m, const Method& method, const Examples& data, const Examples* validation,
                 const std::string& base) {
   int64_t trained = 0, weights = 0, weight_bytes = 0;
-  for (const Trained& t : method.trained) trained += t.tensor.size();
+  int64_t adapted = 0;
+  for (const Trained& t : method.trained) {
+    trained += t.tensor.size();
+    if (t.name.ends_with(".lora_b")) adapted += t.tensor.dim(0);
+  }
   for (const Gguf::Entry& e : m.gguf.tensors()) {
     weights += e.tensor.size();
     weight_bytes += e.tensor.bytes();
   }
   const int64_t steps = train_steps(o.train, data);
-  const int64_t memory = training_bytes(m.model->config(), trained, o.train, o.length, validation != nullptr) + weight_bytes;
+  const int64_t memory = training_bytes(m.model->config(), trained, adapted, o.train, o.length, validation != nullptr) + weight_bytes;
   char percent[32];
   std::snprintf(percent, sizeof percent, "%.2f %%", 100 * double(trained) / double(weights));
   report.line("base        " + o.model.model + ": " + m.model->config().architecture + ", " + in_thousands(weights) + " weights, fingerprint " + base);

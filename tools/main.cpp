@@ -14,6 +14,7 @@ static constexpr const char* examples =
     "  kvt inspect model.gguf\n"
     "  kvt run -m model.gguf -p \"The history of the city\" -n 64\n"
     "  kvt perplexity -m model.gguf -f text.txt -c 512 --chunks 32\n"
+    "  kvt adapt -m model.gguf --data domain.txt --valid-split 0.1 -o domain.gguf\n"
     "Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.\n"
     "Environment: KVT_KERNELS chooses kernel variants (kvt kernels), KVT_ACTIVATIONS=f32|q8 the form of activations.";
 
