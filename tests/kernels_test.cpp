@@ -58,9 +58,9 @@ struct Result {
 
 Floats random(int64_t n, uint32_t seed, float spread = 1) {
   std::mt19937 generator(seed * 7919 + 17);
-  std::normal_distribution<float> normal(0, spread);
+  std::normal_distribution<float> normal(0, 1);
   Floats x(static_cast<size_t>(n));
-  for (float& v : x) v = normal(generator);
+  for (float& v : x) v = spread * normal(generator);
   return x;
 }
 
