@@ -17,8 +17,8 @@ static std::pair<int64_t, std::string> block_and_name(const std::string& layer) 
   return {std::stoll(layer.substr(4, dot - 4)), layer.substr(dot + 1)};
 }
 
-LoraSet attach_lora(CausalLm& model, const LoraOptions& options) {
-  const int64_t layers = model.config().layers, last = options.last_layer < 0 ? layers - 1 : options.last_layer;
+LoraSet attach_lora(Model& model, const LoraOptions& options) {
+  const int64_t layers = model.layers(), last = options.last_layer < 0 ? layers - 1 : options.last_layer;
   require(options.first_layer >= 0 && options.first_layer <= last && last < layers, "lora: blocks ", options.first_layer, " to ", last, " of ", layers);
   std::set<std::string> known, unused(options.targets.begin(), options.targets.end());
   const bool all = unused.erase("all") > 0;
@@ -53,11 +53,11 @@ TrainedSet trained_factors(const LoraSet& set) {
   return trained;
 }
 
-LoraSet load_adapter(CausalLm& model, const Gguf& file, float scale, const std::string& base, bool any_base) {
+LoraSet load_adapter(Model& model, const Gguf& file, float scale, const std::string& base, bool any_base) {
   const std::string& path = file.path();
   const std::string type = file.string("general.type", ""), kind = file.string("adapter.type", "");
   require(type == "adapter" && kind == "lora", path, ": not a LoRA adapter (general.type '", type, "', adapter.type '", kind, "')");
-  const std::string &architecture = file.string("general.architecture"), &expected = model.config().architecture;
+  const std::string &architecture = file.string("general.architecture"), &expected = model.architecture();
   require(architecture == expected, path, ": an adapter for architecture '", architecture, "', the base is '", expected, "'");
   const std::string trained_on = file.string(fingerprint_key, base);
   require(trained_on == base || any_base, path, ": trained on another base model (fingerprint ", trained_on, ", this base has ", base, ")");
@@ -131,7 +131,7 @@ static Tensor converted(const std::string& name, const Tensor& x, DType type) {
   return pack(x.dtype() == DType::F32 ? x : unpack(x), type);
 }
 
-Gguf merged_model(const Gguf& base, CausalLm& model, std::optional<DType> type) {
+Gguf merged_model(const Gguf& base, Model& model, std::optional<DType> type) {
   std::map<std::string, Linear*> linears;
   model.each_linear([&](const std::string& name, Linear& linear) { linears[name + ".weight"] = &linear; });
   Gguf file = with_metadata_of(base);
@@ -149,7 +149,7 @@ Gguf merged_model(const Gguf& base, CausalLm& model, std::optional<DType> type) 
   return file;
 }
 
-Gguf model_file(const Gguf& base, CausalLm& model, DType type) {
+Gguf model_file(const Gguf& base, Model& model, DType type) {
   std::map<std::string, Tensor> parameters;
   model.each_parameter([&](const std::string& name, Parameter& p) { if (p.tensor) parameters[name] = p.tensor; });
   Gguf file = with_metadata_of(base);

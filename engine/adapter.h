@@ -29,22 +29,22 @@ struct LoraOptions {
 };
 
 // Gives the targeted layers of `model` a fresh adapter each. Throws for a target no layer bears, listing those there are.
-LoraSet attach_lora(CausalLm& model, const LoraOptions& options);
+LoraSet attach_lora(Model& model, const LoraOptions& options);
 TrainedSet trained_factors(const LoraSet& set);       // names as in the file
 
 // Attaches the adapters of `file` at `scale`; adapters stack. Throws an Error naming the tensor: a half without its other half, a
 // layer the base does not have, a shape that does not fit (names in …_norm.weight are passed over); and for another architecture
 // or a fingerprint other than `base`, unless `any_base`. No layer has changed then.
-LoraSet load_adapter(CausalLm& model, const Gguf& file, float scale, const std::string& base, bool any_base = false);
+LoraSet load_adapter(Model& model, const Gguf& file, float scale, const std::string& base, bool any_base = false);
 
 // The file's contents; `type` F32 or F16. Write it with Gguf::write.
 Gguf adapter_file(const LoraSet& set, const std::string& architecture, const std::string& base, DType type);
 
 // The base with every LoRA adapter of `model` merged into its weights:  W + Σ s B A, each in its base's type, or all matrices
 // in `type`. Metadata is copied. Throws for a type that the engine only reads.
-Gguf merged_model(const Gguf& base, CausalLm& model, std::optional<DType> type);
+Gguf merged_model(const Gguf& base, Model& model, std::optional<DType> type);
 
 // A model file with the metadata and the tensor order of `base` and the parameters of `model`: matrices in `type`, vectors in F32.
-Gguf model_file(const Gguf& base, CausalLm& model, DType type);
+Gguf model_file(const Gguf& base, Model& model, DType type);
 
 }  // namespace kvt

@@ -1,8 +1,7 @@
 // What the engine asks of a language model that predicts the next token, whatever its architecture.
 #pragma once
-#include <functional>
-
 #include "models/attention.h"
+#include "models/model.h"
 
 namespace kvt {
 
@@ -13,10 +12,11 @@ struct LmConfig {
   bool tied_output = false;                 // the output matrix is the embedding
 };
 
-class CausalLm {
+class CausalLm : public Model {
  public:
-  virtual ~CausalLm() = default;
   virtual const LmConfig& config() const = 0;
+  const std::string& architecture() const override { return config().architecture; }
+  int64_t layers() const override { return config().layers; }
 
   struct Forward {
     KvCache* cache = nullptr;               // B = 1: the tokens follow those in the cache, and join them
@@ -29,9 +29,6 @@ class CausalLm {
   // Mean cross-entropy of the next tokens `targets`, one for each hidden state, or ignored_label. A model whose scores are one
   // plain linear layer need not hold them all at once.
   virtual Tensor loss(const Tensor& hidden, std::span<const int32_t> targets) const { return cross_entropy(logits(hidden), targets); }
-
-  virtual void each_parameter(const std::function<void(const std::string& name, Parameter&)>& f) = 0;
-  virtual void each_linear(const std::function<void(const std::string& name, Linear&)>& f) = 0;   // "blk.0.attn_q"
 
   KvCache make_cache(int64_t capacity, DType dtype) const {
     return KvCache(config().layers, capacity, config().kv_heads, config().head_size, dtype);
