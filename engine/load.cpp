@@ -2,41 +2,15 @@
 
 #include <cmath>
 
+#include "engine/hyperparameters.h"
+#include "models/gemma3.h"
+#include "models/gpt2.h"
 #include "models/llama.h"
+#include "models/phi3.h"
 
 namespace kvt {
 
 namespace {
-
-// Reads `<architecture>.<key>` and checks it against a range that no real model leaves.
-class Hyperparameters {
- public:
-  explicit Hyperparameters(const Gguf& gguf) : gguf_(gguf), architecture_(gguf.string("general.architecture")) {}
-
-  const std::string& architecture() const { return architecture_; }
-  std::string key(const char* name) const { return architecture_ + "." + name; }
-
-  int64_t count(const char* name, int64_t most) const { return checked(name, gguf_.integer(key(name)), most); }
-  int64_t count(const char* name, int64_t most, int64_t fallback) const { return checked(name, gguf_.integer(key(name), fallback), most); }
-  float positive(const char* name, double fallback) const {
-    const double x = gguf_.real(key(name), fallback);
-    require(std::isfinite(x) && x > 0, gguf_.path(), ": key '", key(name), "' is ", x, ", expected a positive number");
-    return float(x);
-  }
-  void absent(const char* name, const char* what) const {
-    const Gguf::Value* value = gguf_.find(key(name));
-    require(!value || gguf_.integer(key(name)) == 0, gguf_.path(), ": key '", key(name), "' asks for ", what, ", which this engine does not compute");
-  }
-
- private:
-  int64_t checked(const char* name, int64_t n, int64_t most) const {
-    require(n >= 1 && n <= most, gguf_.path(), ": key '", key(name), "' is ", n, ", expected 1 to ", most);
-    return n;
-  }
-
-  const Gguf& gguf_;
-  std::string architecture_;
-};
 
 RopeOptions rope_options(const Gguf& gguf, const Hyperparameters& h, int64_t head_size, RopeOptions::Pairing pairing) {
   RopeOptions rope;
@@ -75,14 +49,54 @@ void read_common(LmConfig& c, const Gguf& gguf, const Hyperparameters& h) {
 }
 
 std::unique_ptr<CausalLm> load_llama(const Gguf& gguf, const Hyperparameters& h) {
-  const bool qwen2 = h.architecture() == "qwen2";
+  const bool qwen = h.architecture() != "llama";
   LlamaConfig c;
   read_common(c, gguf, h);
   h.absent("expert_count", "a mixture of experts");
   c.rms_eps = h.positive("attention.layer_norm_rms_epsilon", 1e-5);
-  c.qkv_bias = qwen2;
-  c.rope = rope_options(gguf, h, c.head_size, qwen2 ? RopeOptions::halves : RopeOptions::interleaved);
+  c.qkv_bias = h.architecture() == "qwen2";
+  c.qk_norm = h.architecture() == "qwen3";
+  c.rope = rope_options(gguf, h, c.head_size, qwen ? RopeOptions::halves : RopeOptions::interleaved);
   return std::make_unique<Llama>(c, gguf.tensor_map(), gguf.path());
+}
+
+std::unique_ptr<CausalLm> load_gpt2(const Gguf& gguf, const Hyperparameters& h) {
+  Gpt2Config c;
+  read_common(c, gguf, h);
+  require(c.kv_heads == c.heads && c.heads * c.head_size == c.channels, gguf.path(), ": gpt2 with ", c.heads, " query and ", c.kv_heads,
+          " key heads of ", c.head_size, " numbers for ", c.channels, " channels");
+  c.norm_eps = h.positive("attention.layer_norm_epsilon", 1e-5);
+  return std::make_unique<Gpt2>(c, gguf.tensor_map(), gguf.path());
+}
+
+std::unique_ptr<CausalLm> load_phi3(const Gguf& gguf, const Hyperparameters& h) {
+  Phi3Config c;
+  read_common(c, gguf, h);
+  h.absent("expert_count", "a mixture of experts");
+  for (const char* name : {"rope_factors_long.weight", "rope_factors_short.weight"})
+    require(!gguf.find_tensor(name), gguf.path(), ": tensor '", name, "' asks for rotary factors by length (LongRoPE), which this engine does not compute");
+  c.rms_eps = h.positive("attention.layer_norm_rms_epsilon", 1e-5);
+  c.window = gguf.integer(h.key("attention.sliding_window"), 0);
+  require(c.window >= 0, gguf.path(), ": key '", h.key("attention.sliding_window"), "' is ", c.window);
+  c.rope = rope_options(gguf, h, c.head_size, RopeOptions::halves);
+  return std::make_unique<Phi3>(c, gguf.tensor_map(), gguf.path());
+}
+
+std::unique_ptr<CausalLm> load_gemma3(const Gguf& gguf, const Hyperparameters& h) {
+  Gemma3Config c;
+  read_common(c, gguf, h);
+  for (const char* name : {"attn_logit_softcapping", "final_logit_softcapping"})
+    require(gguf.real(h.key(name), 0) == 0, gguf.path(), ": key '", h.key(name), "' asks for soft caps of scores, which this engine does not compute");
+  c.rms_eps = h.positive("attention.layer_norm_rms_epsilon", 1e-6);
+  c.window = h.count("attention.sliding_window", int64_t(1) << 31);
+  c.pattern = h.count("attention.sliding_window_pattern", 1024, 6);
+  // The 27B model, the only one of 62 layers, scales by the channels of a head as they would be without a head size of its own.
+  if (c.layers == 62) c.scale = 1 / std::sqrt(float(c.channels) / float(c.heads));
+  c.rope = rope_options(gguf, h, c.head_size, RopeOptions::halves);
+  c.local_rope = c.rope;                          // without what stretches the global layers' context
+  c.local_rope.freq_scale = 1;
+  c.local_rope.base = h.positive("rope.freq_base_swa", 10000);
+  return std::make_unique<Gemma3>(c, gguf.tensor_map(), gguf.path());
 }
 
 struct Architecture {
@@ -92,6 +106,10 @@ struct Architecture {
 constexpr Architecture architectures[] = {
     {"llama", load_llama},
     {"qwen2", load_llama},
+    {"qwen3", load_llama},
+    {"gpt2", load_gpt2},
+    {"phi3", load_phi3},
+    {"gemma3", load_gemma3},
 };
 
 }  // namespace

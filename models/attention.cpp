@@ -49,11 +49,14 @@ void KvCache::truncate(int64_t length) {
 
 Tensor Attention::operator()(const Tensor& x, std::span<const int32_t> positions, KvCache* cache, int64_t layer) const {
   const int64_t B = x.dim(0), T = x.dim(1), D = head_size;
-  const Tensor q = rope(attn_q(x).view({B, T, heads, D}), positions, rope_options);
-  Tensor k = rope(attn_k(x).view({B, T, kv_heads, D}), positions, rope_options);
-  Tensor v = attn_v(x).view({B, T, kv_heads, D});
+  const auto turned = [&](const Linear& w, const RmsNorm& norm, int64_t n) {
+    const Tensor h = w(x).view({B, T, n, D});
+    return rope(normalised() ? norm(h) : h, positions, rope_options);
+  };
+  const Tensor q = turned(attn_q, attn_q_norm, heads);
+  Tensor k = turned(attn_k, attn_k_norm, kv_heads), v = attn_v(x).view({B, T, kv_heads, D});
   if (cache) std::tie(k, v) = cache->append(layer, k, v);
-  return attn_output(attention(q, k, v, {.causal = true}).view({B, T, heads * D}));
+  return attn_output(attention(q, k, v, {.causal = true, .scale = scale, .lengths = {}, .window = window}).view({B, T, heads * D}));
 }
 
 }  // namespace kvt

@@ -25,15 +25,22 @@ class KvCache {
   int64_t capacity_ = 0, length_ = 0;
 };
 
-// softmax(rope(W_q x) rope(W_k x)ᵀ / √D + causal mask) W_v x, through W_o
+// softmax(rope(W_q x) rope(W_k x)ᵀ / √D + causal mask) W_v x, through W_o. Where the model has norms for them, queries and keys of
+// each head are RMS-normalised before they turn (Qwen3, Gemma 3); with a window each token sees the last `window` alone, itself included.
 struct Attention {
   Linear attn_q, attn_k, attn_v, attn_output;
-  int64_t heads = 0, kv_heads = 0, head_size = 0;
+  RmsNorm attn_q_norm, attn_k_norm;
+  int64_t heads = 0, kv_heads = 0, head_size = 0, window = 0;
+  float scale = 0.f;                     // 0 = 1/√D
   RopeOptions rope_options;
 
   // x [B, T, C] at `positions` (T of them); with a cache B = 1 and the tokens follow those of the cache.
   Tensor operator()(const Tensor& x, std::span<const int32_t> positions, KvCache* cache, int64_t layer) const;
-  template <class F> void fields(F&& f) { f("attn_q", attn_q); f("attn_k", attn_k); f("attn_v", attn_v); f("attn_output", attn_output); }
+  template <class F> void fields(F&& f) {
+    f("attn_q", attn_q); f("attn_k", attn_k); f("attn_v", attn_v); f("attn_output", attn_output);
+    if (normalised()) f("attn_q_norm", attn_q_norm), f("attn_k_norm", attn_k_norm);
+  }
+  bool normalised() const { return attn_q_norm.weight.shape.rank() > 0; }
 };
 
 }  // namespace kvt

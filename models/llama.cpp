@@ -11,6 +11,7 @@ LlamaBlock::LlamaBlock(const LlamaConfig& c)
   attention.attn_k = Linear(c.channels, c.kv_heads * c.head_size, c.qkv_bias);
   attention.attn_v = Linear(c.channels, c.kv_heads * c.head_size, c.qkv_bias);
   attention.attn_output = Linear(c.heads * c.head_size, c.channels);
+  if (c.qk_norm) attention.attn_q_norm = attention.attn_k_norm = RmsNorm(c.head_size, c.rms_eps);
   attention.heads = c.heads;
   attention.kv_heads = c.kv_heads;
   attention.head_size = c.head_size;

@@ -1,5 +1,5 @@
 // Llama (Touvron et al. 2023) and its near relatives: SmolLM, TinyLlama, Mistral (GGUF `llama`), Qwen2 (`qwen2`: biases on
-// q, k, v and the other rotary pairing). Members carry their GGUF names.
+// q, k, v and the other rotary pairing), Qwen3 (`qwen3`: queries and keys normalised instead). Members carry their GGUF names.
 #pragma once
 #include "models/causal_lm.h"
 
@@ -7,7 +7,7 @@ namespace kvt {
 
 struct LlamaConfig : LmConfig {
   float rms_eps = 1e-5f;
-  bool qkv_bias = false;
+  bool qkv_bias = false, qk_norm = false;
   RopeOptions rope;
 };
 

@@ -1,0 +1,57 @@
+#include "models/phi3.h"
+
+#include <numeric>
+
+namespace kvt {
+
+Phi3Block::Phi3Block(const Phi3Config& c)
+    : attn_norm(c.channels, c.rms_eps), attn_qkv(c.channels, (c.heads + 2 * c.kv_heads) * c.head_size), attn_output(c.heads * c.head_size, c.channels),
+      ffn_norm(c.channels, c.rms_eps), ffn_up(c.channels, 2 * c.hidden), ffn_down(c.hidden, c.channels),
+      heads(c.heads), kv_heads(c.kv_heads), head_size(c.head_size), window(c.window), rope_options(c.rope) {}
+
+Tensor Phi3Block::attend(const Tensor& x, std::span<const int32_t> positions, KvCache* cache, int64_t layer) const {
+  const int64_t B = x.dim(0), T = x.dim(1), D = head_size;
+  const Tensor qkv = attn_qkv(x);
+  const auto part = [&](int64_t first, int64_t n) { return slice(qkv, 2, first * D, (first + n) * D).view({B, T, n, D}); };
+  const Tensor q = rope(part(0, heads), positions, rope_options);
+  Tensor k = rope(part(heads, kv_heads), positions, rope_options), v = part(heads + kv_heads, kv_heads);
+  if (cache) std::tie(k, v) = cache->append(layer, k, v);
+  return attn_output(attention(q, k, v, {.causal = true, .scale = 0, .lengths = {}, .window = window}).view({B, T, heads * D}));
+}
+
+Tensor Phi3Block::operator()(const Tensor& x, std::span<const int32_t> positions, KvCache* cache, int64_t layer) const {
+  const Tensor h = x + attend(attn_norm(x), positions, cache, layer);
+  const Tensor both = ffn_up(ffn_norm(h));
+  const int64_t F = both.dim(2) / 2;
+  return h + ffn_down(swiglu(slice(both, 2, 0, F), slice(both, 2, F, 2 * F)));
+}
+
+Phi3::Phi3(const Phi3Config& config, const std::map<std::string, Tensor>& tensors, const std::string& source)
+    : token_embd(config.vocabulary, config.channels), output_norm(config.channels, config.rms_eps), config_(config) {
+  for (int64_t i = 0; i < config.layers; ++i) blk.emplace_back(config);
+  if (!config.tied_output) output = Linear(config.channels, config.vocabulary);
+  load_parameters(*this, tensors, source);
+}
+
+Tensor Phi3::hidden(std::span<const int32_t> ids, int64_t B, int64_t T, const Forward& options) const {
+  require(int64_t(ids.size()) == B * T, "phi3: ", ids.size(), " ids for ", B, " × ", T);
+  std::vector<int32_t> positions(static_cast<size_t>(T));
+  std::iota(positions.begin(), positions.end(), options.cache ? int32_t(options.cache->length()) : 0);
+
+  Tensor x = token_embd(ids, {B, T});
+  for (size_t i = 0; i < blk.size(); ++i) {
+    const auto block = [this, i, positions, cache = options.cache](const Tensor& h) { return blk[i](h, positions, cache, int64_t(i)); };
+    x = options.recompute ? recompute(block, x) : block(x);
+  }
+  if (options.cache) options.cache->advance(T);
+  return output_norm(x);
+}
+
+Tensor Phi3::logits(const Tensor& hidden) const { return config_.tied_output ? linear(hidden, token_embd.weight) : output(hidden); }
+
+Tensor Phi3::loss(const Tensor& hidden, std::span<const int32_t> targets) const {
+  if (!config_.tied_output && !output.adapters.empty()) return CausalLm::loss(hidden, targets);
+  return linear_cross_entropy(hidden, config_.tied_output ? token_embd.weight : output.weight, targets);
+}
+
+}  // namespace kvt
