@@ -16,6 +16,7 @@
 #include <memory>
 
 #include "engine/gguf.h"
+#include "engine/images.h"
 #include "models/bert.h"
 #include "models/vit.h"
 
@@ -25,8 +26,6 @@ namespace kvt {
 std::unique_ptr<Bert> load_bert(const Gguf& gguf);
 std::unique_ptr<Vit> load_vit(const Gguf& gguf);
 
-// How pixels become numbers: (x/255 − mean[c]) / std[c].
-struct Normalisation { std::vector<float> mean, std; };
 Normalisation vit_normalisation(const Gguf& gguf, int64_t image_channels);
 
 // The keys of a ViT, set in `gguf`.
