@@ -66,6 +66,10 @@ const std::vector<Map>& maps() {
           {"encoder.layer.#.intermediate.dense", "blk.#.ffn_up"}, {"encoder.layer.#.output.dense", "blk.#.ffn_down"},
           {"encoder.layer.#.layernorm_before", "blk.#.attn_norm"}, {"encoder.layer.#.layernorm_after", "blk.#.ffn_norm"},
           {"layernorm", "output_norm"}, {"classifier", "output"}, {"pooler.", ""},
+          // version 5 of transformers
+          {"layers.#.attention.q_proj", "blk.#.attn_q"}, {"layers.#.attention.k_proj", "blk.#.attn_k"}, {"layers.#.attention.v_proj", "blk.#.attn_v"},
+          {"layers.#.attention.o_proj", "blk.#.attn_output"}, {"layers.#.layernorm_before", "blk.#.attn_norm"}, {"layers.#.layernorm_after", "blk.#.ffn_norm"},
+          {"layers.#.mlp.fc1", "blk.#.ffn_up"}, {"layers.#.mlp.fc2", "blk.#.ffn_down"},
           // vit-pytorch
           {"cls_token", "cls_embd.weight", Change::matrix}, {"pos_embedding", "position_embd.weight", Change::matrix},
           {"to_patch_embedding.1", "patch_embd", Change::patches}, {"mlp_head.0", "output_norm"}, {"mlp_head.1", "output"},

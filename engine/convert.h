@@ -26,6 +26,7 @@
 //     encoder.layer.N.attention.attention.{query, key, value}                    blk.N.{attn_q, attn_k, attn_v}
 //     encoder.layer.N.attention.output.dense, .intermediate.dense, .output.dense blk.N.{attn_output, ffn_up, ffn_down}
 //     encoder.layer.N.{layernorm_before, layernorm_after}, layernorm, classifier blk.N.{attn_norm, ffn_norm}, output_norm, output
+//     as of transformers 5: layers.N.attention.{q_proj, k_proj, v_proj, o_proj}, layers.N.{layernorm_before, layernorm_after, mlp.fc1, mlp.fc2}
 //   vit     vit-pytorch (told by to_patch_embedding)
 //     cls_token, pos_embedding, to_patch_embedding.1, mlp_head.0, mlp_head.1     cls_embd, position_embd, patch_embd, output_norm, output
 //     transformer.layers.N.{0.norm, 0.fn.to_qkv, 0.fn.to_out.0}                  blk.N.{attn_norm, attn_q + attn_k + attn_v, attn_output}

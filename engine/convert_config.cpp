@@ -1,5 +1,7 @@
 // config.json, as Hugging Face's transformers write it, → GGUF keys.
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <numbers>
 
@@ -82,7 +84,13 @@ void causal(Gguf& out, Keys& keys, Fields& f, const std::string& architecture) {
   keys.real("attention.layer_norm_rms_epsilon", f.real("rms_norm_eps", 1e-6));
   require(f.real("partial_rotary_factor", 1) == 1, f.at("partial_rotary_factor"), ": heads that turn in part are not supported");
   const bool gemma = architecture == "gemma3";
-  const std::string activation = gemma ? f.one_of("hidden_activation", {"gelu_pytorch_tanh"}, "gelu_pytorch_tanh") : f.one_of("hidden_act", {"silu"}, "silu");
+  if (gemma) f.one_of("hidden_activation", {"gelu_pytorch_tanh"}, "gelu_pytorch_tanh");
+  else f.one_of("hidden_act", {"silu"}, "silu");
+  require(!f.boolean("use_sliding_window", false), f.at("use_sliding_window"), " is not supported for architecture '", architecture, "'");
+  for (const char* name : {"attn_logit_softcapping", "final_logit_softcapping"}) require(!f.has(name), f.at(name), " is not supported");
+  // Gemma's scores are scaled by a number of its own; the file format has no key for it and goes by the shape.
+  const double per_head = double(channels) / double(heads), expected = gemma && f.integer("num_hidden_layers", 1, 1024) == 62 ? per_head : double(head_size);
+  require(!gemma || f.real("query_pre_attn_scalar", expected) == expected, f.at("query_pre_attn_scalar"), ", expected ", expected);
   if ((gemma || architecture == "phi3") && f.has("sliding_window")) {
     keys.number("attention.sliding_window", f.integer("sliding_window", 1, many));
     if (gemma && f.has("sliding_window_pattern")) keys.number("attention.sliding_window_pattern", f.integer("sliding_window_pattern", 1, 1024));

@@ -29,12 +29,15 @@ struct Problem {
   float scale;
   bool causal;
   std::vector<int32_t> lengths;
+  int64_t window;
 
   // How many keys query t of batch row b sees: the first so many.
   int64_t limit(int64_t b, int64_t t) const {
     const int64_t keys = lengths.empty() ? S : lengths[size_t(b)];
     return causal ? std::clamp<int64_t>(S - T + t + 1, 0, keys) : keys;
   }
+  // The first key of query t that the window leaves.
+  int64_t first(int64_t t) const { return window > 0 ? std::max<int64_t>(0, S - T + t + 1 - window) : 0; }
   int64_t query(int64_t b, int64_t t, int64_t hk) const { return ((b * T + t) * H + hk * G) * D; }       // G heads of D numbers begin here
   int64_t key(int64_t b, int64_t j, int64_t hk) const { return ((b * S + j) * Hkv + hk) * D; }           // the next is Hkv D further
 };
@@ -42,7 +45,7 @@ struct Problem {
 Problem check(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o) {
   require(q.rank() == 4 && k.rank() == 4 && v.shape() == k.shape() && q.dim(0) == k.dim(0) && q.dim(3) == k.dim(3), "attention: q ", q.shape(), ", k ",
           k.shape(), ", v ", v.shape(), " do not fit");
-  Problem p{q.dim(0), q.dim(1), k.dim(1), q.dim(2), k.dim(2), q.dim(3), 0, o.scale, o.causal, o.lengths};
+  Problem p{q.dim(0), q.dim(1), k.dim(1), q.dim(2), k.dim(2), q.dim(3), 0, o.scale, o.causal, o.lengths, o.window};
   require(p.Hkv > 0 && p.H % p.Hkv == 0, "attention: ", p.H, " query heads do not share ", p.Hkv, " key heads evenly");
   require(p.D > 0 && p.D <= 256, "attention: heads of ", p.D, " numbers; expected 1 to 256");
   require(k.dtype() == v.dtype() && (k.dtype() == DType::F32 || k.dtype() == DType::F16), "attention: keys ", k.dtype(), " and values ", v.dtype(),
@@ -50,6 +53,7 @@ Problem check(const Tensor& q, const Tensor& k, const Tensor& v, const Attention
   require(k.dtype() == DType::F32 || !(k.wants_grad() || v.wants_grad()), "attention: F16 keys and values take no gradient");
   require(o.lengths.empty() || int64_t(o.lengths.size()) == p.B, "attention: ", o.lengths.size(), " lengths for a batch of ", p.B);
   for (const int32_t n : o.lengths) require(n >= 0 && n <= p.S, "attention: length ", n, " of ", p.S, " keys");
+  require(o.window >= 0 && (o.causal || o.window == 0), "attention: a window of ", o.window, o.causal ? "" : " without causal order");
   p.G = p.H / p.Hkv;
   if (p.scale == 0) p.scale = 1 / std::sqrt(float(p.D));
   return p;
@@ -94,6 +98,7 @@ void attend(State to, const Problem& p, const float* q, Rows k, Rows v, int64_t 
   std::fill_n(to.m, rows, -infinity);
   std::fill_n(to.l, rows, 0.f);
 
+  j0 = std::max(j0, p.first(t0));                           // the first query's window begins first
   j1 = std::min(j1, p.limit(b, t1 - 1));                    // the last query sees most
   for (int64_t j = j0; j < j1; j += key_block) {
     const int64_t cols = std::min(key_block, j1 - j), at = p.key(b, j, hk);
@@ -108,6 +113,7 @@ void attend(State to, const Problem& p, const float* q, Rows k, Rows v, int64_t 
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t seen = std::clamp<int64_t>(p.limit(b, t0 + r / p.G) - j, 0, cols);
       std::fill(s + r * key_block + seen, s + r * key_block + cols, -infinity);
+      std::fill_n(s + r * key_block, std::clamp<int64_t>(p.first(t0 + r / p.G) - j, 0, cols), -infinity);
     }
     kernel::attention_softmax(s, key_block, to.m, to.l, fix, rows, cols);
     if (v.half())
@@ -211,6 +217,7 @@ void backward(float* dq, float* dk, float* dv, const Problem& p, const float* q,
       for (int64_t r = 0; r < n; ++r) {
         const int64_t seen = std::clamp<int64_t>(p.limit(b, (r0 + r) / p.G) - j, 0, cols);
         std::fill(P + r * cols + seen, P + (r + 1) * cols, 0.f);
+        std::fill_n(P + r * cols, std::clamp<int64_t>(p.first((r0 + r) / p.G) - j, 0, cols), 0.f);
       }
       if (dv) kernel::matmul(dv + at, stride, transposed(Pm), dOr, cols, D, n);
       if (!dq && !dk) continue;

@@ -83,6 +83,7 @@ struct AttentionOptions {
   bool causal = false;
   float scale = 0.f;                       // 0 = 1/√D
   std::vector<int32_t> lengths = {};       // padding: only the first lengths[b] keys of batch row b count; empty = all
+  int64_t window = 0;                      // with causal: of the keys it sees, row t counts the last `window` alone; 0 = all
 };
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options);
 
