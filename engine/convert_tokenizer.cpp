@@ -32,7 +32,7 @@ struct Tokens {
 
 std::string word_piece(const std::string& token) {
   if (token.starts_with('[') && token.ends_with(']')) return token;
-  return token.starts_with("##") ? token.substr(2) : "\u2581" + token;
+  return token.starts_with("##") ? token.substr(2) : std::string("\u2581").append(token);
 }
 
 const Json::Array& array_of(Fields& f, std::string_view name) {

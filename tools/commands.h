@@ -9,6 +9,8 @@ void add_inspect(CLI::App& app);
 void add_run(CLI::App& app);
 void add_adapt(CLI::App& app);
 void add_merge(CLI::App& app);
+void add_convert(CLI::App& app);
+void add_embed(CLI::App& app);
 void add_perplexity(CLI::App& app);
 void add_logits(CLI::App& app);
 void add_tokenize(CLI::App& app);
