@@ -26,14 +26,14 @@ static std::vector<double> numbers(const std::filesystem::path& file) {
   return out;
 }
 
-struct Model {
+struct Opened {
   Gguf gguf;
   std::unique_ptr<CausalLm> lm;
   std::unique_ptr<Tokenizer> tokenizer;
-  explicit Model(const std::filesystem::path& file) : gguf(Gguf::open(file.string())), lm(load_model(gguf)), tokenizer(Tokenizer::from(gguf)) {}
+  explicit Opened(const std::filesystem::path& file) : gguf(Gguf::open(file.string())), lm(load_model(gguf)), tokenizer(Tokenizer::from(gguf)) {}
 };
 
-static std::vector<int32_t> greedy(const Model& m, const std::vector<int32_t>& prompt, int64_t n, DType cache = DType::F32) {
+static std::vector<int32_t> greedy(const Opened& m, const std::vector<int32_t>& prompt, int64_t n, DType cache = DType::F32) {
   Session session(*m.lm, {.context = int64_t(prompt.size()) + n, .cache = cache});
   Sampler sampler({.temperature = 0});
   return generate(session, *m.tokenizer, prompt, n, sampler, [](int32_t) { return true; }, true).ids;
@@ -42,7 +42,7 @@ static std::vector<int32_t> greedy(const Model& m, const std::vector<int32_t>& p
 TEST_CASE("stories260K: logits after BOS, and 255 greedy ids") {
   const auto folder = data_path("lm-weights-stories260k");
   if (!have_data(folder / "stories260K.gguf")) return;
-  const Model m(folder / "stories260K.gguf");
+  const Opened m(folder / "stories260K.gguf");
 
   const std::vector<double> want = numbers(folder / "golden_logits_bos.txt");
   Session session(*m.lm, {.cache = DType::F32});
@@ -61,7 +61,7 @@ TEST_CASE("stories260K: logits after BOS, and 255 greedy ids") {
 TEST_CASE("stories260K: reading a prompt at once, in pieces and again after truncation gives the same scores") {
   const auto file = data_path("lm-weights-stories260k") / "stories260K.gguf";
   if (!have_data(file)) return;
-  const Model m(file);
+  const Opened m(file);
   const std::vector<int32_t> ids = m.tokenizer->encode("Once upon a time, there was a little girl named Lily.");
   REQUIRE(ids.size() > 8);
 
@@ -80,7 +80,7 @@ TEST_CASE("stories260K: reading a prompt at once, in pieces and again after trun
 TEST_CASE("a context that fills up ends generation without an error") {
   const auto file = data_path("lm-weights-stories260k") / "stories260K.gguf";
   if (!have_data(file)) return;
-  const Model m(file);
+  const Opened m(file);
   Session session(*m.lm, {.context = 10});
   Sampler sampler({.temperature = 0});
   const Generation g = generate(session, *m.tokenizer, std::vector<int32_t>{1}, -1, sampler, [](int32_t) { return true; });
@@ -91,7 +91,7 @@ TEST_CASE("a context that fills up ends generation without an error") {
 TEST_CASE("perplexity counts the second half of each chunk") {
   const auto file = data_path("lm-weights-stories260k") / "stories260K.gguf";
   if (!have_data(file)) return;
-  const Model m(file);
+  const Opened m(file);
   std::vector<int32_t> ids(70);
   std::iota(ids.begin(), ids.end(), 300);
   const Perplexity p = perplexity(*m.lm, ids, {.context = 32}, [](const Perplexity&) { return true; });
@@ -121,7 +121,7 @@ TEST_CASE("SmolLM2-135M Q4_1 with F32 activations: prompt ids, largest logits, l
   if (!have_data(goldens) || !have_data(smollm2())) return;
   const Activations before = activations();
   set_activations(Activations::f32);
-  const Model m(smollm2());
+  const Opened m(smollm2());
   std::ifstream in(goldens);
   const nlohmann::json prompts = nlohmann::json::parse(in);
   for (const auto& [name, golden] : prompts.items()) {
