@@ -61,6 +61,7 @@ Generation generate(Session& session, const Tokenizer& tokenizer, std::span<cons
   for (;;) {
     if (most >= 0 && int64_t(g.ids.size()) >= most) break;
     const int32_t id = sampler(logits, session.tokens());
+    g.unread = id;
     if (!ignore_end && tokenizer.ends_generation(id)) {
       g.stop = Stop::end_token;
       break;
@@ -76,6 +77,7 @@ Generation generate(Session& session, const Tokenizer& tokenizer, std::span<cons
     }
     if (most >= 0 && int64_t(g.ids.size()) >= most) break;
     logits = session.evaluate({&id, 1});
+    g.unread = -1;
   }
   g.seconds = seconds_since(start);
   return g;

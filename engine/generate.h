@@ -46,6 +46,7 @@ enum class Stop { end_token, length, context_full, cancelled };
 struct Generation {
   std::vector<int32_t> ids;              // without the token that ended it
   Stop stop = Stop::length;
+  int32_t unread = -1;                   // chosen last and not read by the session: the end token, or the last of ids; −1 = none
   int64_t prompt_tokens = 0;
   double prompt_seconds = 0, seconds = 0;    // reading the prompt; writing
 };

@@ -1,8 +1,11 @@
 // kvt run: continues a prompt, or holds a chat, streaming the text.
+#include <unistd.h>
+
 #include <cstdio>
 #include <ctime>
-#include <nlohmann/json.hpp>
+#include <iostream>
 
+#include "engine/chat.h"
 #include "engine/generate.h"
 #include "tools/commands.h"
 #include "tools/common.h"
@@ -13,10 +16,10 @@ namespace {
 
 struct Options {
   ModelOptions model;
-  std::string prompt, file, cache = "f16";
+  std::string prompt, file, cache = "f16", system, chat_template;
   int64_t tokens = -1, context = 0;
   SamplerOptions sampler;
-  bool print_ids = false, no_bos = false, no_echo = false, ignore_eos = false, quiet = false;
+  bool print_ids = false, no_bos = false, no_echo = false, ignore_eos = false, quiet = false, chat = false;
 };
 
 void print(const std::string& text) {
@@ -48,11 +51,13 @@ class Writer {
   bool ids_, first_ = true;
 };
 
+Session::Options session_options(const Options& o) { return {.context = o.context, .cache = o.cache == "f32" ? DType::F32 : DType::F16}; }
+
 void complete(const Options& o, const LoadedModel& m, double load_seconds) {
   const std::string prompt = o.file.empty() ? o.prompt : read_text(o.file);
   const std::vector<int32_t> ids = m.tokenizer->encode(prompt, {.add_special = !o.no_bos});
   require(!ids.empty(), "run: the prompt has no tokens, and the model adds none");
-  Session session(*m.model, {.context = o.context, .cache = o.cache == "f32" ? DType::F32 : DType::F16});
+  Session session(*m.model, session_options(o));
   Sampler sampler(o.sampler);
   Writer write(*m.tokenizer, o.print_ids);
   if (!o.print_ids && !o.no_echo) print(prompt);
@@ -62,13 +67,49 @@ void complete(const Options& o, const LoadedModel& m, double load_seconds) {
   if (!o.quiet) print_speed(g, load_seconds);
 }
 
+// The next thing the user says: from the terminal after a mark, or a line of standard input.
+bool next_message(std::string& message) {
+  do {
+    if (isatty(STDIN_FILENO)) std::fprintf(stderr, "\n> ");
+    if (!std::getline(std::cin, message) || interrupted()) return false;
+  } while (message.empty());
+  return true;
+}
+
+// A conversation. Turns are read as they come: what was said before stays in the cache.
+void chat(const Options& o, const LoadedModel& m, double load_seconds) {
+  const ChatTemplate turns = ChatTemplate::from(m.gguf, m.tokenizer->vocab(), o.chat_template);
+  Session session(*m.model, session_options(o));
+  Sampler sampler(o.sampler);
+  std::string message = o.file.empty() ? o.prompt : read_text(o.file);
+  const bool once = !message.empty() && !isatty(STDIN_FILENO);
+  if (message.empty() && !next_message(message)) return;
+
+  std::vector<ChatMessage> start;
+  if (!o.system.empty()) start.push_back({"system", o.system});
+  start.push_back({"user", message});
+  std::vector<int32_t> prompt = m.tokenizer->encode(turns.format(start, true), {.add_special = !o.no_bos});
+  for (;;) {
+    require(int64_t(prompt.size()) < session.room(), "run: the conversation fills the context of ", session.context(), " tokens (-c)");
+    Writer write(*m.tokenizer, o.print_ids);
+    const Generation g = generate(session, *m.tokenizer, prompt, o.tokens, sampler, [&](int32_t id) { write(id); return !interrupted(); });
+    write.end();
+    if (!o.quiet) print_speed(g, load_seconds);
+    if (once || interrupted() || !next_message(message)) return;
+    prompt.clear();
+    if (g.unread >= 0) prompt.push_back(g.unread);
+    const auto next = m.tokenizer->encode(turns.next_turn(message, g.stop == Stop::end_token), {.add_special = false});
+    prompt.insert(prompt.end(), next.begin(), next.end());
+  }
+}
+
 void run(const Options& o) {
   interrupted();
   timespec start, loaded;
   clock_gettime(CLOCK_MONOTONIC, &start);
   const LoadedModel m = open_model(o.model);
   clock_gettime(CLOCK_MONOTONIC, &loaded);
-  complete(o, m, double(loaded.tv_sec - start.tv_sec) + 1e-9 * double(loaded.tv_nsec - start.tv_nsec));
+  (o.chat ? chat : complete)(o, m, double(loaded.tv_sec - start.tv_sec) + 1e-9 * double(loaded.tv_nsec - start.tv_nsec));
   if (interrupted()) throw Interrupted();
 }
 
@@ -76,7 +117,7 @@ void run(const Options& o) {
 
 void add_run(CLI::App& app) {
   auto o = std::make_shared<Options>();
-  CLI::App* c = app.add_subcommand("run", "continue a prompt, streaming the text");
+  CLI::App* c = app.add_subcommand("run", "continue a prompt or hold a chat, streaming the text");
   add_model_options(*c, o->model);
   auto* prompt = c->add_option("-p,--prompt", o->prompt, "text to continue; special tokens in it are recognised");
   c->add_option("-f,--file", o->file, "read the prompt from a file, - for standard input")->excludes(prompt);
@@ -90,6 +131,10 @@ void add_run(CLI::App& app) {
   c->add_option("--repeat-penalty", o->sampler.repeat_penalty, "divide the scores of recent tokens (default 1 = off)");
   c->add_option("--repeat-last", o->sampler.repeat_last, "how many tokens count as recent (default 64)");
   c->add_option("--seed", o->sampler.seed, "seed of the draws (default 0): the same seed gives the same text");
+  auto* chat = c->add_flag("--chat", o->chat, "hold a conversation on the terminal; -p is its first message (in a script: the only one), without -p messages are lines of standard input");
+  c->add_option("--system", o->system, "the system message of a chat (default: the template's own)")->needs(chat);
+  c->add_option("--chat-template", o->chat_template, "name of the chat template (default: recognised from the file)")->needs(chat)
+      ->check(CLI::IsMember(ChatTemplate::names()));
   c->add_flag("--ignore-eos", o->ignore_eos, "go on behind the token that ends a text");
   c->add_flag("--no-bos", o->no_bos, "do not add the tokens that begin (and end) a text");
   c->add_flag("--no-echo", o->no_echo, "do not print the prompt before its continuation");
