@@ -12,8 +12,8 @@ namespace kvt {
 
 namespace {
 
-constexpr int64_t dot_rows = 4;       // from here on, packing for a product of matrices costs less than reading W once per row
-constexpr int64_t q8_rows = 32;       // and here integer dot products no longer beat unpacking W and multiplying floats
+constexpr int64_t dot_rows = 4;       // up to here one pass over W; from here on, packing for a product of matrices is shared by many rows
+constexpr int64_t q8_rows = 32;       // up to here integer dot products read W as it is; from here on unpacking it once is shared by many rows
 constexpr int64_t weight_rows = 16;   // rows of W are dealt out in multiples of this, so that kernels may go in groups
 
 const std::byte* row_of(const Tensor& w, int64_t row) { return w.raw() + row * byte_size(w.dtype(), w.dim(-1)); }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <string_view>
 
 #include "ops/quant_blocks.h"
@@ -153,17 +154,21 @@ std::optional<NotFinite> find_not_finite(DType type, const void* x, int64_t n) {
   return {};
 }
 
-static Activations activations_from_environment() {
+static std::optional<Activations> activations_from_environment() {
   const char* wish = std::getenv("KVT_ACTIVATIONS");
-  if (!wish || !*wish || std::string_view(wish) == "q8") return Activations::q8;
-  require(std::string_view(wish) == "f32", "KVT_ACTIVATIONS=", wish, ": expected f32 or q8");
-  return Activations::f32;
+  if (!wish || !*wish) return {};
+  require(std::string_view(wish) == "q8" || std::string_view(wish) == "f32", "KVT_ACTIVATIONS=", wish, ": expected f32 or q8");
+  return std::string_view(wish) == "q8" ? Activations::q8 : Activations::f32;
 }
-static std::atomic<Activations>& activations_setting() {
-  static std::atomic<Activations> setting{activations_from_environment()};
+static std::atomic<std::optional<Activations>>& activations_setting() {
+  static std::atomic<std::optional<Activations>> setting{activations_from_environment()};
   return setting;
 }
-Activations activations() { return activations_setting().load(std::memory_order_relaxed); }
-void set_activations(Activations a) { activations_setting().store(a, std::memory_order_relaxed); }
+Activations activations() {
+  if (const auto set = activations_setting().load(std::memory_order_relaxed)) return *set;
+  load_backends();
+  return kernel::quantize_q8.chosen() > 0 ? Activations::q8 : Activations::f32;
+}
+void set_activations(std::optional<Activations> a) { activations_setting().store(a, std::memory_order_relaxed); }
 
 }  // namespace kvt

@@ -13,6 +13,8 @@
 #pragma once
 #include <optional>
 
+#include <optional>
+
 #include "ops/kernels.h"
 #include "tensor/tensor.h"
 
@@ -40,10 +42,11 @@ uint16_t f32_to_f16(float x);              // nearest even; overflow gives ±∞
 inline float bf16_to_f32(uint16_t h) { return __builtin_bit_cast(float, uint32_t(h) << 16); }
 uint16_t f32_to_bf16(float x);             // nearest even; NaN stays NaN
 
-// Where weights are quantized, are activations too? `q8` (the default) rounds each block of 32 activations to 8 bits for
-// products with few rows (decoding); `f32` keeps them. KVT_ACTIVATIONS=f32|q8 in the environment; recording (training) is always f32.
+// Where weights are quantized, are activations too? `q8` rounds each block of 32 activations to 8 bits for products with few rows
+// (decoding); `f32` keeps them. Unless set here or by KVT_ACTIVATIONS=f32|q8 in the environment: q8 if the chosen kernels do integer
+// products by vector instructions, else f32 (so KVT_KERNELS=reference computes in F32 throughout). Recording (training) is always f32.
 enum class Activations { f32, q8 };
 Activations activations();
-void set_activations(Activations a);
+void set_activations(std::optional<Activations> a);
 
 }  // namespace kvt
