@@ -8,8 +8,6 @@
 
 namespace kvt {
 
-namespace {
-
 std::array<uint32_t, 256> byte_letters() {
   std::array<uint32_t, 256> letters{};
   uint32_t next = 0x100;
@@ -19,6 +17,8 @@ std::array<uint32_t, 256> byte_letters() {
   }
   return letters;
 }
+
+namespace {
 
 // (left id, right id) → rank and merged id: open addressing, at most half full.
 class MergeTable {

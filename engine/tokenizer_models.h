@@ -1,6 +1,7 @@
 // What the models of tokenization share among themselves: merging neighbours, and how each model is made.
 #pragma once
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -15,6 +16,9 @@ namespace kvt {
 std::unique_ptr<Tokenizer> make_spm(Vocab vocab, const std::string& source);
 std::unique_ptr<Tokenizer> make_bpe(Vocab vocab, const Gguf& gguf);
 std::unique_ptr<Tokenizer> make_wordpiece(Vocab vocab, const std::string& source);
+
+// The letter (a code point) that stands for each byte in byte-level BPE.
+std::array<uint32_t, 256> byte_letters();
 
 // A piece of text that merging has made so far: a list, linked by index.
 struct Symbol {
