@@ -42,9 +42,15 @@ Tensor layer_norm(const Tensor& x, const Tensor& w, const Tensor& b, float eps);
 // logits [..., V]; one target a row, each `ignore` or in [0, V).
 constexpr int32_t ignored_label = -100;
 Tensor cross_entropy(const Tensor& logits, std::span<const int32_t> targets, int32_t ignore = ignored_label);
-// cross_entropy(linear(x, W), targets) without all scores in memory: a chunk of rows at a time, its gradients at once.
-// x [.., C], W [V, C] of any dtype; gradient to x, and to W when it is float and wants one.
-Tensor linear_cross_entropy(const Tensor& x, const Tensor& w, std::span<const int32_t> targets, int32_t ignore = ignored_label);
+// cross_entropy(linear(x, W, b), targets) without all scores in memory: a chunk of rows at a time, its gradients at once.
+// x [.., C], W [V, C] of any dtype; gradient to x, and to W and b when they are float and want one.
+// Label smoothing ε (Szegedy et al. 2016): the target gets 1 − ε + ε/V of the probability to be matched, every other token ε/V.
+struct LinearLossOptions {
+  int32_t ignore = ignored_label;
+  float smoothing = 0.f;                // ε in [0, 1)
+  Tensor bias = {};                     // b [V] or none
+};
+Tensor linear_cross_entropy(const Tensor& x, const Tensor& w, std::span<const int32_t> targets, const LinearLossOptions& options = {});
 
 // --- sums ---
 Tensor sum(const Tensor& x);                                // [1]

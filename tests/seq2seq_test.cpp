@@ -1,0 +1,310 @@
+#include "tests/main.h"
+
+#include <fstream>
+#include <sstream>
+
+#include "engine/ctranslate2.h"
+#include "engine/seq2seq_file.h"
+#include "engine/sentence_pairs.h"
+#include "engine/translate.h"
+#include "tests/check.h"
+
+using namespace kvt;
+
+namespace {
+
+Seq2SeqConfig small(bool pre_norm) {
+  Seq2SeqConfig c;
+  c.source_vocabulary = 23;
+  c.target_vocabulary = 19;
+  c.channels = 16;
+  c.heads = 4;
+  c.hidden = 24;
+  c.encoder_layers = 2;
+  c.decoder_layers = 2;
+  c.context = 32;
+  c.pre_norm = pre_norm;
+  c.output_bias = true;
+  return c;
+}
+
+Seq2Seq random_model(const Seq2SeqConfig& c, uint64_t seed) {
+  Seq2Seq model(c);
+  Rng rng(seed);
+  model.init(rng);
+  model.each_parameter([&](const std::string&, Parameter& p) {
+    const Tensor noise = randn(p.shape, rng, 0.1f);
+    for (int64_t i = 0; i < noise.size(); ++i) p.tensor.data()[i] += noise.data()[i];       // biases and norms, too
+  });
+  return model;
+}
+
+Ids random_ids(Rng& rng, size_t n, int64_t vocabulary) {
+  Ids ids(n);
+  for (int32_t& id : ids) id = int32_t(rng.below(uint64_t(vocabulary)));
+  return ids;
+}
+
+double sequence_log_p(const Seq2Seq& model, const Ids& source, const Ids& target, int32_t start, int32_t end) {
+  Ids input{start}, labels = target;
+  input.insert(input.end(), target.begin(), target.end());
+  labels.push_back(end);
+  const std::vector<int32_t> lengths{int32_t(source.size())};
+  const Tensor log_p = log_softmax(model.logits(model.decode(input, int64_t(input.size()), model.encode(source, lengths, int64_t(source.size())), lengths)));
+  double sum = 0;
+  for (size_t t = 0; t < labels.size(); ++t) sum += double(log_p.data()[t * size_t(model.config().target_vocabulary) + size_t(labels[t])]);
+  return sum;
+}
+
+}  // namespace
+
+TEST_CASE("transliteration weights of CTranslate2 give every golden line, as float32, int16 and int8") {
+  const std::filesystem::path folder = data_path("mt-aren-transliteration-weights");
+  if (!have_data(folder / "golden_greedy.tsv")) return;
+  const char* variants[] = {"", "-i16", "-i8"};
+  for (size_t v = 0; v < 3; ++v) {
+    const Gguf gguf = read_ctranslate2((folder / "v2" / (std::string("aren-transliteration") + variants[v])).string());
+    const auto model = load_seq2seq(gguf);
+    const Sentences text(gguf);
+    std::ifstream golden(folder / "golden_greedy.tsv");
+    std::vector<Ids> sources;
+    std::vector<std::pair<std::string, double>> want;
+    for (std::string line; std::getline(golden, line);) {
+      std::istringstream fields(line);
+      std::string source, output, score;
+      std::getline(fields, source, '\t');
+      for (size_t i = 0; i <= v; ++i) {
+        std::getline(fields, output, '\t');
+        std::getline(fields, score, '\t');
+      }
+      sources.push_back(text.source(source));
+      want.emplace_back(output, std::stod(score));
+    }
+    REQUIRE(want.size() == 10);
+    TranslateOptions options;
+    options.batch = 4;                                 // sentences of different lengths together: padding must not matter
+    const auto got = translate(*model, sources, text.start(), text.end(), options);
+    for (size_t i = 0; i < got.size(); ++i) {
+      INFO(variants[v], " ", want[i].first, " ", got[i].log_probability, " ", want[i].second);
+      CHECK(text.text(got[i].ids) == want[i].first);
+      CHECK(std::fabs(got[i].log_probability - want[i].second) < 1e-4);
+      CHECK(got[i].finished);
+    }
+  }
+}
+
+// The golden files of tests/golden/make_seq2seq.py: PyTorch's layers, pre- and post-norm.
+TEST_CASE("logits, smoothed loss and every gradient are PyTorch's") {
+  for (const char* file : {"pre", "post"}) {
+    const Gguf gguf = Gguf::open(project_path(std::string("tests/golden/seq2seq_") + file + ".gguf"), Gguf::Access::read);
+    const auto model = load_seq2seq(gguf);
+    CHECK(model->config().pre_norm == (std::string(file) == "pre"));
+    const TrainedSet weights = all_weights(*model);
+    const auto& source = gguf.array<int32_t>("golden.source");
+    const auto &target = gguf.array<int32_t>("golden.target"), &lengths = gguf.array<int32_t>("golden.lengths"), &labels = gguf.array<int32_t>("golden.labels");
+    Tape tape;
+    const Tensor hidden = model->decode(target, 4, model->encode(source, lengths, 5), lengths);
+    CHECK(max_relative_error(model->logits(hidden).values(), gguf.tensor("golden.logits").values()) < 1e-5);
+    const Tensor loss = model->loss(hidden, labels, float(gguf.real("golden.smoothing")));
+    CHECK(double(loss.item()) == doctest::Approx(gguf.real("golden.loss")).epsilon(1e-5));
+    tape.backward(loss);
+    REQUIRE(weights.size() > 80);
+    for (const Trained& w : weights) {
+      INFO(file, " ", w.name);
+      const Tensor want = gguf.tensor("golden.grad." + w.name);
+      // The bias of the keys shifts all scores of a query alike: its gradient is nothing but rounding.
+      if (w.name.find("attn_k.bias") == std::string::npos) CHECK(max_relative_error({w.tensor.grad(), size_t(w.tensor.size())}, want.values()) < 2e-4);
+      else for (int64_t i = 0; i < want.size(); ++i) CHECK(std::fabs(w.tensor.grad()[i]) < 1e-5);
+    }
+  }
+}
+
+TEST_CASE("cached decoding equals full decoding, for several beams of padded sentences") {
+  Rng rng(5);
+  for (bool pre_norm : {true, false}) {
+    const Seq2Seq model = random_model(small(pre_norm), 11);
+    const int64_t V = model.config().target_vocabulary, T = 6, beams = 3;
+    const std::vector<int32_t> lengths{7, 4};
+    const Ids source = random_ids(rng, 14, 23);
+    const Tensor memory = model.encode(source, lengths, 7);
+    std::vector<Ids> rows;
+    for (int64_t r = 0; r < 2 * beams; ++r) rows.push_back(random_ids(rng, size_t(T), V));
+    DecoderCache cache = model.start(memory, lengths, beams, T);
+    Tensor last;
+    for (size_t t = 0; t < size_t(T); ++t) {
+      if (t == 3) {                                    // rows 0 and 2 of the first sentence change places, as beams do
+        cache.reorder(std::vector<int64_t>{2, 1, 0, 3, 3, 5});
+        std::swap(rows[0], rows[2]);
+        std::copy_n(rows[3].begin(), 3, rows[4].begin());
+      }
+      Ids step;
+      for (const Ids& row : rows) step.push_back(row[t]);
+      last = model.step(step, cache);
+    }
+    for (size_t r = 0; r < rows.size(); ++r) {
+      const size_t sentence = r / size_t(beams);
+      const std::vector<int32_t> length{lengths[sentence]};
+      const Ids own(source.begin() + int64_t(sentence) * 7, source.begin() + int64_t(sentence) * 7 + lengths[sentence]);
+      const Tensor full = model.logits(model.decode(rows[r], T, model.encode(own, length, lengths[sentence]), length));
+      CHECK(max_relative_error({last.data() + int64_t(r) * V, size_t(V)}, {full.data() + (T - 1) * V, size_t(V)}) < 1e-5);
+    }
+    CHECK_THROWS_AS(model.step(Ids(6, 0), cache), Error);                              // full
+    CHECK_THROWS_AS(cache.reorder(std::vector<int64_t>{3, 1, 2, 3, 4, 5}), Error);     // of another sentence
+  }
+}
+
+TEST_CASE("beam 1 is greedy; wider beams find better targets, and their scores are those of the full model") {
+  Rng rng(6);
+  int better = 0;
+  for (uint64_t seed = 0; seed < 6; ++seed) {
+    Seq2Seq model = random_model(small(seed % 2 == 0), 100 + seed);
+    model.output.bias.tensor.data()[2] += 2;             // so that targets end
+    std::vector<Ids> sources;
+    for (size_t n : {3, 6, 4}) sources.push_back(random_ids(rng, n, 23));
+    TranslateOptions options;
+    options.length_penalty = 0;
+    options.most = 12;
+    const auto greedy = translate(model, sources, 1, 2, options);
+    for (size_t i = 0; i < sources.size(); ++i) {
+      Ids input{1};
+      const std::vector<int32_t> length{int32_t(sources[i].size())};
+      const Tensor memory = model.encode(sources[i], length, length[0]);
+      while (input.size() <= 12) {
+        const Tensor scores = model.logits(model.decode(input, int64_t(input.size()), memory, length));
+        const float* row = scores.data() + int64_t(input.size() - 1) * 19;
+        const auto best = int32_t(std::max_element(row, row + 19) - row);
+        if (best == 2) break;
+        input.push_back(best);
+      }
+      CHECK(greedy[i].ids == Ids(input.begin() + 1, input.end()));
+      CHECK(greedy[i].finished == (input.size() <= 12));
+    }
+    options.beam = 5;
+    const auto beam = translate(model, sources, 1, 2, options);
+    for (size_t i = 0; i < sources.size(); ++i) {
+      if (beam[i].finished) CHECK(beam[i].log_probability == doctest::Approx(sequence_log_p(model, sources[i], beam[i].ids, 1, 2)).epsilon(1e-4));
+      better += beam[i].finished && greedy[i].finished && beam[i].score > greedy[i].score + 1e-6;
+    }
+  }
+  CHECK(better > 0);
+}
+
+TEST_CASE("an exhaustive beam finds the best target there is") {
+  Seq2SeqConfig c = small(true);
+  c.target_vocabulary = 6;
+  const Seq2Seq model = random_model(c, 31);
+  model.output.bias.tensor.data()[2] += 2;
+  const Ids source{3, 9, 4};
+  TranslateOptions options;
+  options.length_penalty = 0;
+  options.most = 3;
+  options.beam = 3;
+  // With at most two tokens before the end there are 1 + 5 + 25 targets.
+  double best = -INFINITY;
+  for (int a = -1; a < 6; ++a)
+    for (int b = -1; b < 6; ++b) {
+      if (a == 2 || b == 2 || (a < 0 && b >= 0)) continue;
+      Ids target;
+      if (a >= 0) target.push_back(a);
+      if (b >= 0) target.push_back(b);
+      best = std::max(best, sequence_log_p(model, source, target, 1, 2));
+    }
+  const Translation found = translate(model, std::vector<Ids>{source}, 1, 2, options)[0];
+  REQUIRE(found.finished);
+  CHECK(found.log_probability == doctest::Approx(best).epsilon(1e-4));
+  CHECK(found.log_probability == doctest::Approx(sequence_log_p(model, source, found.ids, 1, 2)).epsilon(1e-4));
+}
+
+TEST_CASE("label smoothing: value and gradients of the fused loss") {
+  Rng rng(8);
+  const Tensor x = randn({6, 5}, rng), w = randn({9, 5}, rng), b = randn({9}, rng);
+  const Ids targets{0, 8, ignored_label, 3, 3, 7};
+  for (float epsilon : {0.f, 0.1f, 0.5f}) {
+    const LinearLossOptions options{.smoothing = epsilon, .bias = b};
+    const Tensor log_p = log_softmax(linear(x, w, b));
+    double want = 0;
+    for (size_t r = 0; r < targets.size(); ++r) {
+      if (targets[r] == ignored_label) continue;
+      for (size_t v = 0; v < 9; ++v) {
+        const double p = (v == size_t(targets[r]) ? 1 - double(epsilon) : 0) + double(epsilon) / 9;
+        want -= p * double(log_p.data()[r * 9 + v]) / 5;
+      }
+    }
+    CHECK(double(linear_cross_entropy(x, w, targets, options).item()) == doctest::Approx(want).epsilon(1e-5));
+    check_gradients("smoothed", [&](const std::vector<Tensor>& in) { return linear_cross_entropy(in[0], in[1], targets, {.smoothing = epsilon, .bias = in[2]}); },
+                    {x.clone(), w.clone(), b.clone()}, rng);
+  }
+  CHECK_THROWS_AS(linear_cross_entropy(x, w, targets, {.smoothing = 1.f}), Error);
+  CHECK_THROWS_AS(linear_cross_entropy(x, w, targets, {.bias = randn({8}, rng)}), Error);
+}
+
+TEST_CASE("a stored model is the same model; broken files are refused by name") {
+  for (bool pre_norm : {true, false}) {
+    Seq2Seq model = random_model(small(pre_norm), 21);
+    Gguf gguf;
+    store_seq2seq(gguf, model);
+    const auto again = load_seq2seq(gguf);
+    const std::vector<int32_t> length{4};
+    const Ids source{1, 2, 3, 4}, target{1, 5, 6};
+    const auto run = [&](const Seq2Seq& m) { return m.logits(m.decode(target, 3, m.encode(source, length, 4), length)); };
+    const Tensor a = run(model), b = run(*again);
+    CHECK(std::equal(a.data(), a.data() + a.size(), b.data()));
+    for (const auto& [key, value] : std::vector<std::pair<std::string, Gguf::Value>>{
+             {"seq2seq.attention.head_count", uint32_t(5)}, {"seq2seq.positions", std::string("rotary")}, {"seq2seq.encoder.block_count", uint32_t(0)},
+             {"seq2seq.encoder.block_count", uint32_t(3)}, {"seq2seq.feed_forward_length", uint32_t(25)}, {"seq2seq.context_length", uint32_t(1 << 30)},
+             {"seq2seq.attention.layer_norm_epsilon", -1.f}, {"seq2seq.dropout", 1.5f}, {"general.architecture", std::string("llama")}}) {
+      Gguf broken = gguf;
+      broken.set(key, value);
+      INFO(key);
+      CHECK_THROWS_AS(load_seq2seq(broken), Error);
+    }
+  }
+}
+
+TEST_CASE("damaged CTranslate2 files are refused, wherever they end or change") {
+  const std::filesystem::path folder = data_path("mt-aren-transliteration-weights/v2/aren-transliteration-i8");
+  if (!have_data(folder / "model.bin")) return;
+  const auto temporary = std::filesystem::temp_directory_path() / "kvt_ctranslate2_test";
+  std::filesystem::create_directories(temporary);
+  for (const char* name : {"source_vocabulary.txt", "target_vocabulary.txt"})
+    std::filesystem::copy_file(folder / name, temporary / name, std::filesystem::copy_options::overwrite_existing);
+  std::ifstream in(folder / "model.bin", std::ios::binary);
+  const std::string whole{std::istreambuf_iterator<char>(in), {}};
+  const auto attempt = [&](const std::string& bytes) {
+    std::ofstream(temporary / "model.bin", std::ios::binary) << bytes;
+    return read_ctranslate2(temporary.string());
+  };
+  CHECK(attempt(whole).tensors().size() > 100);
+  Rng rng(3);
+  for (int i = 0; i < 40; ++i) CHECK_THROWS_AS(attempt(whole.substr(0, rng.below(whole.size()))), Error);
+  CHECK_THROWS_AS(attempt(whole + "x"), Error);
+  // The header and the first variable's, byte by byte: another name, shape, size or count must not be taken.
+  int refused = 0;
+  for (size_t at = 0; at < 60; ++at) {
+    std::string changed = whole;
+    changed[at] = char(changed[at] ^ 0x41);
+    try {
+      attempt(changed);
+    } catch (const Error&) { ++refused; }
+  }
+  CHECK(refused >= 50);                                // all but the revision's 4 bytes, which only tells converters apart
+  std::filesystem::remove_all(temporary);
+}
+
+TEST_CASE("sentence pairs: labels behind the inputs, padding without influence") {
+  SentencePairs pairs(8);
+  pairs.add({3, 4, 5}, {6, 7});
+  pairs.add({3, 4, 5, 6, 7, 8}, {6});
+  pairs.add({1}, {1, 2, 3, 4, 5, 6, 7, 8});            // too long with its end
+  pairs.add({}, {1});
+  CHECK(pairs.size() == 2);
+  CHECK(pairs.dropped() == 2);
+  const Seq2Seq model = random_model(small(true), 41);
+  const TranslationTask task(model, pairs, 1, 2, 0.1f);
+  const std::vector<int64_t> both{0, 1}, first{0}, second{1};
+  CHECK(task.extent(both).labels == 5);
+  const double together = double(task.loss(both, {}).item());
+  const double apart = (3 * double(task.loss(first, {}).item()) + 2 * double(task.loss(second, {}).item())) / 5;
+  CHECK(together == doctest::Approx(apart).epsilon(1e-5));
+  CHECK(-3 * double(task.loss(first, {}).item()) == doctest::Approx(sequence_log_p(model, {3, 4, 5}, {6, 7}, 1, 2)).epsilon(1e-5));
+}
