@@ -1,7 +1,4 @@
 // kvt adapt: trains a LoRA adapter, or all weights, on text or on prompt–completion pairs.
-#include <sys/resource.h>
-#include <unistd.h>
-
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -13,6 +10,7 @@
 #include "tools/commands.h"
 #include "tools/common.h"
 #include "tools/training_data.h"
+#include "tools/training_report.h"
 
 namespace kvt {
 
@@ -30,62 +28,6 @@ struct Options {
   bool resume = false, json = false;
   TrainOptions train;
 };
-
-// --- what the user sees: a plan, progress, results; on a terminal progress rewrites one line ---
-
-class Report {
- public:
-  explicit Report(bool as_json) : json_(as_json), terminal_(!as_json && isatty(STDERR_FILENO)) {}
-
-  void line(const std::string& text) {
-    if (json_) return;
-    std::fprintf(stderr, "%s%s\n", open_ ? "\r\x1b[K" : "", text.c_str());
-    open_ = false;
-  }
-  void event(const json& object) const {
-    if (!json_) return;
-    std::printf("%s\n", object.dump(-1, ' ', false, json::error_handler_t::replace).c_str());
-    std::fflush(stdout);
-  }
-  void step(const StepReport& r) {
-    event({{"event", "step"}, {"step", r.step}, {"steps", r.steps}, {"epoch", r.epoch}, {"loss", r.loss}, {"lr", r.lr},
-           {"gradient_norm", r.gradient_norm}, {"tokens_per_second", r.tokens_per_second}, {"seconds_left", r.seconds_left}});
-    const int64_t every = std::max<int64_t>(1, r.steps / 100);      // a log gets about a hundred lines
-    if (json_ || (!terminal_ && r.step % every != 0 && r.step != r.steps)) return;
-    char text[200];
-    const auto left = int64_t(r.seconds_left + 0.5);
-    std::snprintf(text, sizeof text, "step %lld/%lld  loss %.4f  lr %.3g  |g| %.3f  %.0f tokens/s  %lld:%02lld left", static_cast<long long>(r.step),
-                  static_cast<long long>(r.steps), r.loss, r.lr, r.gradient_norm, r.tokens_per_second, static_cast<long long>(left / 60),
-                  static_cast<long long>(left % 60));
-    if (!terminal_) return line(text);
-    std::fprintf(stderr, "\r\x1b[K%s", text);
-    std::fflush(stderr);
-    open_ = true;
-  }
-  void validation(const ValidationReport& r) {
-    event({{"event", "validation"}, {"step", r.step}, {"loss", r.loss}, {"best", r.best}});
-    char text[100];
-    std::snprintf(text, sizeof text, "after step %lld  validation loss %.4f%s", static_cast<long long>(r.step), r.loss, r.best ? "  (best)" : "");
-    line(text);
-  }
-
- private:
-  bool json_, terminal_, open_ = false;
-};
-
-std::string megabytes(int64_t bytes) { return std::to_string((bytes + 500000) / 1000000) + " MB"; }
-
-std::string in_thousands(int64_t n) {
-  std::string digits = std::to_string(n);
-  for (auto at = int64_t(digits.size()) - 3; at > 0; at -= 3) digits.insert(size_t(at), " ");
-  return digits;
-}
-
-int64_t peak_memory() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return int64_t(usage.ru_maxrss) * 1024;
-}
 
 // "3" or "3-7" or "" = all
 void parse_layers(const std::string& text, LoraOptions& lora) {

@@ -14,6 +14,11 @@ void add_embed(CLI::App& app);
 void add_perplexity(CLI::App& app);
 void add_logits(CLI::App& app);
 void add_tokenize(CLI::App& app);
+void add_train(CLI::App& app);
+void add_train_tokenizer(CLI::App& app);
+void add_translate(CLI::App& app);
+void add_eval(CLI::App& app);
+void add_bleu(CLI::App& app);
 
 // Exit status for a job that ^C ended in good order.
 struct Interrupted {};

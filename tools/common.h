@@ -34,8 +34,9 @@ LoadedModel open_model(const ModelOptions& options);
 // FILE:SCALE → (FILE, SCALE); scale 1 when there is none. A colon that no number follows belongs to the name.
 std::pair<std::string, float> split_scale(const std::string& adapter);
 
-// The whole of a text file, or of standard input for "-". Throws an Error naming it.
+// The whole of a text file, or of standard input for "-". A name ending in .gz is decompressed. Throws an Error naming it.
 std::string read_text(const std::string& path);
+std::vector<std::string> read_lines(const std::string& path);      // of such a text, without line ends (\n or \r\n)
 
 // "1 2 3" or "1,2,3" → ids. Throws an Error naming what is not a number.
 std::vector<int32_t> parse_ids(const std::string& text);

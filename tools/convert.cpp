@@ -1,7 +1,10 @@
 // kvt convert: weights as published (safetensors, with config.json and tokenizer files) → GGUF. Names: engine/convert.h.
+// A folder with model.bin is one of CTranslate2 (engine/ctranslate2.h).
 #include <cstdio>
+#include <filesystem>
 
 #include "engine/convert.h"
+#include "engine/ctranslate2.h"
 #include "tools/commands.h"
 
 namespace kvt {
@@ -10,7 +13,7 @@ void add_convert(CLI::App& app) {
   struct Options { std::string in, out, architecture, config, type = "F32"; };
   auto o = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("convert", "safetensors weights, with config.json and tokenizer files, to GGUF");
-  c->add_option("in", o->in, "a .safetensors file, or a folder of them")->required();
+  c->add_option("in", o->in, "a .safetensors file, a folder of them, or the folder of a CTranslate2 model")->required();
   c->add_option("out", o->out, "GGUF file to write")->required();
   c->add_option("--arch", o->architecture, "bert, gpt2, llama, qwen2, qwen3, phi3, gemma3 or vit (default: as the configuration says)");
   c->add_option("--config", o->config, "configuration (default: config.json beside the weights)")->check(CLI::ExistingFile);
@@ -19,11 +22,13 @@ void add_convert(CLI::App& app) {
   c->callback([o] {
     const DTypeInfo* type = find_dtype(o->type.c_str());
     require(type, "convert: unknown type '", o->type, "'");
-    const PublishedModel model = PublishedModel::open(o->in, o->config);
-    const Gguf gguf = convert(model, {o->architecture, type->type});
+    const bool ctranslate2 = std::filesystem::exists(std::filesystem::path(o->in) / "model.bin");
+    require(!ctranslate2 || (type->type == DType::F32 && o->architecture.empty() && o->config.empty()), o->in,
+            ": --arch, --config and --type are not for models of CTranslate2");
+    const Gguf gguf = ctranslate2 ? read_ctranslate2(o->in) : convert(PublishedModel::open(o->in, o->config), {o->architecture, type->type});
     gguf.write(o->out);
     std::fprintf(stderr, "wrote %s: %s, %zu tensors%s\n", o->out.c_str(), gguf.string("general.architecture").c_str(), gguf.tensors().size(),
-                 gguf.has("tokenizer.ggml.model") ? "" : "; no tokenizer");
+                 gguf.has("tokenizer.ggml.model") || gguf.has("seq2seq.source_tokens") ? "" : "; no tokenizer");
   });
 }
 

@@ -32,6 +32,11 @@ int main(int argc, char** argv) {
   kvt::add_merge(app);
   kvt::add_convert(app);
   kvt::add_embed(app);
+  kvt::add_train(app);
+  kvt::add_train_tokenizer(app);
+  kvt::add_translate(app);
+  kvt::add_eval(app);
+  kvt::add_bleu(app);
   try {
     app.parse(argc, argv);
     return 0;

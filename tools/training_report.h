@@ -1,0 +1,27 @@
+// What a user sees of training: a plan, progress, results. On a terminal progress rewrites one line; a log gets about a hundred lines.
+#pragma once
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "engine/train.h"
+
+namespace kvt {
+
+class Report {
+ public:
+  explicit Report(bool as_json);
+
+  void line(const std::string& text);                      // for people, on standard error; nothing with JSON
+  void event(const nlohmann::json& object) const;          // one JSON line on standard output; nothing without
+  void step(const StepReport& r);
+  void validation(const ValidationReport& r);
+
+ private:
+  bool json_, terminal_, open_ = false;
+};
+
+std::string megabytes(int64_t bytes);                      // "12 MB"
+std::string in_thousands(int64_t n);                       // "12 345"
+int64_t peak_memory();                                     // of this process, in bytes
+
+}  // namespace kvt
