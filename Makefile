@@ -7,7 +7,7 @@ KVT_DATA ?= $(abspath ../shared/data)
 export KVT_DATA
 
 # Debian packages: what every build needs, and what single targets add.
-core_packages   := g++ meson ninja-build pkg-config python3 libxsimd-dev libopenblas-dev nlohmann-json3-dev libcli11-dev zlib1g-dev doctest-dev
+core_packages   := g++ meson ninja-build pkg-config python3 libxsimd-dev libopenblas-dev nlohmann-json3-dev libcli11-dev zlib1g-dev libstb-dev doctest-dev
 bench_packages  := libbenchmark-dev
 arm_packages    := g++-aarch64-linux-gnu qemu-user-static
 clang_packages  := clang libclang-rt-14-dev
@@ -28,7 +28,7 @@ need = @missing=""; for p in $(1); do dpkg-query -W -f '$${Status}' $$p 2>/dev/n
 # $(call configure,folder,meson arguments)
 configure = @[ -f $(1)/build.ninja ] || $(CC_ENV) meson setup $(1) $(2) $(MESON_ARGS) >$(1).log 2>&1 || { tail -n 20 $(1).log; exit 1; }; rm -f $(1).log
 
-.PHONY: train-translation help build run run-tiny test test-long bench bench-peers asan tsan arm clang format clean
+.PHONY: train-vit train-translation help build run run-tiny test test-long bench bench-peers asan tsan arm clang format clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -79,6 +79,13 @@ bench:
 	$(call configure,build-bench,-Dbench=enabled)
 	@ninja -C build-bench
 	@build-bench/kernels_bench
+
+## make train-vit           the ViT of configs/vit-fashion-mnist.json on Fashion-MNIST, then its accuracy on the 10000 test images
+fashion := $(KVT_DATA)/img-fashion-mnist
+train-vit: build
+	@mkdir -p $(BUILD)/models
+	@$(BUILD)/kvt train configs/vit-fashion-mnist.json --data $(fashion) -o $(BUILD)/models/vit.gguf
+	@$(BUILD)/kvt eval -m $(BUILD)/models/vit.gguf --images $(fashion)/t10k-images-idx3-ubyte.gz
 
 ## make train-translation   the English-German Transformer of configs/translation.json on Multi30k, then its BLEU on test_2016_flickr
 multi30k := $(KVT_DATA)/mt-multi30k-en-de

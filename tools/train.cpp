@@ -21,6 +21,7 @@ struct TaskName {
   void (*train)(Config&, const TrainPaths&);
 };
 constexpr TaskName tasks[] = {
+    {"image-classification", train_images},
     {"translation", train_translation},
 };
 

@@ -28,6 +28,7 @@ struct TrainJob {
 void run_job(const TrainJob& job, const TrainPaths& paths);
 
 // One for each value of "task".
+void train_images(Config& config, const TrainPaths& paths);
 void train_translation(Config& config, const TrainPaths& paths);
 
 }  // namespace kvt

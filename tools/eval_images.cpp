@@ -1,0 +1,36 @@
+#include "tools/eval_images.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "engine/classify.h"
+#include "engine/load_encoder.h"
+#include "tools/commands.h"
+#include "tools/common.h"
+#include "tools/image_files.h"
+
+namespace kvt {
+
+void eval_images(const Gguf& gguf, const std::string& path, int64_t batch, bool json) {
+  interrupted();
+  const auto model = load_vit(gguf);
+  const VitConfig& c = model->config();
+  const Images images = read_images(path, c.image_size, c.image_channels);
+  const bool terminal = isatty(STDERR_FILENO) != 0;
+  const Accuracy a = accuracy(*model, images, vit_normalisation(gguf, c.image_channels), batch, [&](const Accuracy& so_far) {
+    if (terminal) std::fprintf(stderr, "\r%lld of %lld", static_cast<long long>(so_far.images), static_cast<long long>(images.count()));
+    return !interrupted();
+  });
+  if (terminal) std::fprintf(stderr, "\r\x1b[K");
+  if (interrupted()) throw Interrupted();
+  const auto share = [&](int64_t n) { return 100 * double(n) / double(a.images); };
+  if (json)
+    std::printf("%s\n", nlohmann::json({{"images", a.images}, {"top1", a.top1}, {"top5", a.top5}, {"nll", a.nll / double(a.images)}}).dump().c_str());
+  else
+    std::printf("top-1 %lld/%lld = %.2f %%   top-5 %lld/%lld = %.2f %%   mean loss %.5f\n", static_cast<long long>(a.top1), static_cast<long long>(a.images),
+                share(a.top1), static_cast<long long>(a.top5), static_cast<long long>(a.images), share(a.top5), a.nll / double(a.images));
+}
+
+}  // namespace kvt
