@@ -6,6 +6,7 @@
 namespace kvt {
 
 void add_inspect(CLI::App& app);
+void add_kernels(CLI::App& app);
 void add_run(CLI::App& app);
 void add_adapt(CLI::App& app);
 void add_merge(CLI::App& app);

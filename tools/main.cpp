@@ -37,6 +37,7 @@ int main(int argc, char** argv) {
   kvt::add_translate(app);
   kvt::add_eval(app);
   kvt::add_bleu(app);
+  kvt::add_kernels(app);
   try {
     app.parse(argc, argv);
     return 0;
