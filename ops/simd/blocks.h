@@ -2,11 +2,10 @@
 //
 // A block is read in pieces of 32 numbers, each against one Q8Block. With codes c_i ≥ 0 (q_i = c_i − zero), x_i ≈ d_x qx_i:
 //
-//   Σ w_i x_i  =  d_x scale Σ c_i qx_i  +  d_x offset Σ qx_i            groups of 32
-//              =  d_x d Σ_h s_h Σ_h c_i qx_i  +  d_x o Σ_h n_h Σ_h qx_i     groups of 16: h = 0, 1 are the halves of a piece
+//   Σ w_i x_i  =  d_x scale Σ c_i qx_i  +  d_x offset Σ qx_i            group by group, of 32 or 16 numbers
 //
-// where `zero` is part of the offset. The two coefficients travel as a pair in one register. Types with signed codes have no
-// offset. Bit layouts: ops/quant_blocks.h, of which this file uses the data members and constants alone.
+// where `zero` is part of the offset. Types with signed codes have no offset. Bit layouts: ops/quant_blocks.h, of which this
+// file uses the data members and constants alone.
 #pragma once
 #include <immintrin.h>
 
@@ -70,15 +69,14 @@ inline __m256i codes(const BlockQ6_K& b, int j) { return _mm256_or_si256(field(b
 
 // --- scales ---
 
-// Four halves in the low lanes: [d, m, …], or d alone in lane 0 and 1.
-inline __m128 pair_of(uint16_t d, uint16_t m) { return _mm_cvtph_ps(_mm_cvtsi32_si128(int(uint32_t(d) | uint32_t(m) << 16))); }
+// [d, m] or [d, d]
 template <class B>
 inline __m128 stored_pair(const B& b) {
   if constexpr (has_min<B>) return _mm_cvtph_ps(_mm_cvtsi32_si128(int(load_u32(&b.d))));
-  else return pair_of(b.d, b.d);
+  else return _mm_cvtph_ps(_mm_cvtsi32_si128(int(uint32_t(b.d) * 0x10001)));
 }
 
-// The factor that turns the second number of stored_pair into the coefficient of Σ qx.
+// The offset is this times the second number of a pair of scales.
 template <class B>
 constexpr int offset_factor() {
   if constexpr (is_signed<B>) return 0;
@@ -86,58 +84,49 @@ constexpr int offset_factor() {
   else return -B::zero;
 }
 
-template <class B>
-struct Scales {                         // groups of 32, one piece: nothing to decode
-  __m128 both;
-  explicit Scales(const B& b) : both(stored_pair(b)) {}
-  __m128 pair(int) const { return both; }
-  __m128i counts(int) const { return _mm_set1_epi16(offset_factor<B>()); }
-};
+// Small integers [s_g, n_g] of the K types, group after group, as bytes; where no n_g is stored, [s_g, s_g].
+struct BytePairs { __m128i v[2]; };
+inline BytePairs interleave(__m128i s, __m128i n) { return {{_mm_unpacklo_epi8(s, n), _mm_unpackhi_epi8(s, n)}}; }
 
-template <class B>
-  requires(super<B> && !halves<B>)
-struct Scales<B> {                      // Q4_K, Q5_K: eight pairs of six bits
-  alignas(32) float pairs[16];
-  explicit Scales(const B& b) {
-    const uint32_t s = load_u32(b.scales.bytes), n = load_u32(b.scales.bytes + 4), mixed = load_u32(b.scales.bytes + 8);
-    const uint32_t s_high = (mixed & 0x0f0f0f0f) | (s >> 2 & 0x30303030), n_high = (mixed >> 4 & 0x0f0f0f0f) | (n >> 2 & 0x30303030);
-    const __m128i all_s = _mm_set_epi32(0, 0, int(s_high), int(s & 0x3f3f3f3f)), all_n = _mm_set_epi32(0, 0, int(n_high), int(n & 0x3f3f3f3f));
-    const __m128i sn = _mm_unpacklo_epi8(all_s, all_n);
-    const __m256 dm = _mm256_castpd_ps(_mm256_broadcastsd_pd(_mm_castps_pd(stored_pair(b))));
-    _mm256_store_ps(pairs, _mm256_mul_ps(dm, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(sn))));
-    _mm256_store_ps(pairs + 8, _mm256_mul_ps(dm, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(sn, 8)))));
-  }
-  __m128 pair(int j) const { return _mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(pairs + 2 * j))); }
-  __m128i counts(int) const { return _mm_set1_epi16(offset_factor<B>()); }
-};
-
-inline __m256i sixteen_scales(const BlockQ2_K& b) { return _mm256_cvtepi8_epi16(_mm_and_si128(load16(b.scales), _mm_set1_epi8(15))); }
-inline __m256i sixteen_scales(const BlockQ6_K& b) { return _mm256_cvtepi8_epi16(load16(b.scales)); }
-inline __m256i sixteen_scales(const BlockQ3_K& b) {
+inline BytePairs byte_pairs(const SixBitPairs& p) {
+  const uint32_t s = load_u32(p.bytes), n = load_u32(p.bytes + 4), mixed = load_u32(p.bytes + 8);
+  const uint32_t s_high = (mixed & 0x0f0f0f0f) | (s >> 2 & 0x30303030), n_high = (mixed >> 4 & 0x0f0f0f0f) | (n >> 2 & 0x30303030);
+  return interleave(_mm_set_epi32(0, 0, int(s_high), int(s & 0x3f3f3f3f)), _mm_set_epi32(0, 0, int(n_high), int(n & 0x3f3f3f3f)));
+}
+inline BytePairs byte_pairs(const BlockQ4_K& b) { return byte_pairs(b.scales); }
+inline BytePairs byte_pairs(const BlockQ5_K& b) { return byte_pairs(b.scales); }
+inline BytePairs byte_pairs(const BlockQ2_K& b) {
+  const __m128i both = load16(b.scales), low = _mm_set1_epi8(15);
+  return interleave(_mm_and_si128(both, low), _mm_and_si128(_mm_srli_epi16(both, 4), low));
+}
+inline BytePairs byte_pairs(const BlockQ3_K& b) {
   const uint64_t low = load_u64(b.scales_low.bytes);
   const uint32_t high = load_u32(b.scales_high.bytes);
   const __m128i four = _mm_set_epi64x(int64_t(low >> 4 & 0x0f0f0f0f0f0f0f0f), int64_t(low & 0x0f0f0f0f0f0f0f0f));
   const __m128i two = _mm_and_si128(_mm_set_epi32(int(high >> 6), int(high >> 4), int(high >> 2), int(high)), _mm_set1_epi8(3));
-  return _mm256_cvtepi8_epi16(_mm_sub_epi8(_mm_or_si128(four, _mm_slli_epi16(two, 4)), _mm_set1_epi8(32)));
+  const __m128i s = _mm_sub_epi8(_mm_or_si128(four, _mm_slli_epi16(two, 4)), _mm_set1_epi8(32));
+  return interleave(s, s);
 }
-inline __m256i sixteen_counts(const BlockQ2_K& b) { return _mm256_cvtepi8_epi16(_mm_and_si128(_mm_srli_epi16(load16(b.scales), 4), _mm_set1_epi8(15))); }
-inline __m256i sixteen_counts(const BlockQ3_K& b) { return sixteen_scales(b); }
-inline __m256i sixteen_counts(const BlockQ6_K& b) { return sixteen_scales(b); }
+inline BytePairs byte_pairs(const BlockQ6_K& b) { return interleave(load16(b.scales), load16(b.scales)); }
 
+// [scale, offset / offset_factor] of every group
 template <class B>
-  requires halves<B>
-struct Scales<B> {                      // groups of 16: s_h and n_h stay integers
-  __m128 both;
-  alignas(32) int16_t s[16], n[16];
-  explicit Scales(const B& b) : both(stored_pair(b)) {
-    _mm256_store_si256(reinterpret_cast<__m256i*>(s), sixteen_scales(b));
-    _mm256_store_si256(reinterpret_cast<__m256i*>(n), _mm256_mullo_epi16(sixteen_counts(b), _mm256_set1_epi16(offset_factor<B>())));
-  }
-  __m128 pair(int) const { return both; }
-  __m128i counts(int j) const { return _mm_set1_epi32(int(load_u32(n + 2 * j))); }
-  __m256i weights(int j) const {        // s_0 eight times, s_1 eight times
-    const __m256i spread = _mm256_setr_epi64x(0x0100010001000100, 0x0100010001000100, 0x0302030203020302, 0x0302030203020302);
-    return _mm256_shuffle_epi8(_mm256_set1_epi32(int(load_u32(s + 2 * j))), spread);
+struct Scales {
+  static constexpr int numbers = 2 * B::numbers / B::group;
+  alignas(32) float pairs[numbers < 4 ? 4 : numbers];
+
+  explicit Scales(const B& b) {
+    if constexpr (super<B>) {
+      const __m256 dm = _mm256_castpd_ps(_mm256_broadcastsd_pd(_mm_castps_pd(stored_pair(b))));
+      const BytePairs sn = byte_pairs(b);
+#pragma GCC unroll 4
+      for (int i = 0; i < numbers; i += 8) {
+        const __m128i eight = i % 16 ? _mm_srli_si128(sn.v[i / 16], 8) : sn.v[i / 16];
+        _mm256_store_ps(pairs + i, _mm256_mul_ps(dm, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight))));
+      }
+    } else {
+      _mm_store_ps(pairs, stored_pair(b));
+    }
   }
 };
 

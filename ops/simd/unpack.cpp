@@ -20,11 +20,9 @@ void unpack(float* y, const void* x, int64_t n) {
     const Scales<B> scales(*b);
     for (int j = 0; j < pieces<B>; ++j, y += 32) {
       const __m256i c = codes(*b, j);
-      alignas(16) float pair[4];
-      _mm_store_ps(pair, scales.pair(j));
       for (int h = 0; h < 2; ++h) {
-        float scale = pair[0], offset = pair[1] * float(offset_factor<B>());
-        if constexpr (halves<B>) scale *= float(scales.s[2 * j + h]), offset = pair[1] * float(scales.n[2 * j + h]);
+        const int g = halves<B> ? 2 * j + h : j;
+        const float scale = scales.pairs[2 * g], offset = float(offset_factor<B>()) * scales.pairs[2 * g + 1];
         store_scaled(y + 16 * h, h ? _mm256_extracti128_si256(c, 1) : _mm256_castsi256_si128(c), is_signed<B>, _mm256_set1_ps(scale), _mm256_set1_ps(offset));
       }
     }
