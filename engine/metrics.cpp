@@ -23,38 +23,45 @@ double log_sum_exp(std::span<const float> x) {
   return top + std::log(total);
 }
 
+std::vector<double> token_losses(const CausalLm& model, std::span<const int32_t> ids, int64_t first) {
+  const int64_t T = int64_t(ids.size());
+  require(first >= 1 && first < T, "token_losses: tokens ", first, " to ", T - 1, " of ", T);
+  constexpr int64_t rows_at_once = 64;       // of scores: V floats each
+
+  const Tape::Pause inference;
+  std::vector<double> losses(size_t(T - first));
+  const Tensor hidden = model.hidden(ids, 1, T, {});
+  for (int64_t begin = first - 1; begin < T - 1; begin += rows_at_once) {
+    const int64_t end = std::min(begin + rows_at_once, T - 1);
+    const Tensor logits = model.logits(slice(hidden, 1, begin, end));
+    const int64_t V = logits.dim(-1);
+    parallel_for(end - begin, 1, [&](int64_t from, int64_t to) {
+      for (int64_t r = from; r < to; ++r) {
+        const std::span<const float> row(logits.data() + r * V, size_t(V));
+        losses[size_t(begin + r + 1 - first)] = log_sum_exp(row) - double(row[size_t(ids[size_t(begin + r + 1)])]);
+      }
+    });
+  }
+  return losses;
+}
+
 Perplexity perplexity(const CausalLm& model, std::span<const int32_t> ids, const PerplexityOptions& options,
                       const std::function<bool(const Perplexity&)>& on_chunk) {
   const int64_t context = options.context, available = int64_t(ids.size()) / context;
   require(context >= 4, "perplexity: a context of ", context, " tokens is too short");
   require(available >= 1, "perplexity: the text has ", ids.size(), " tokens, a chunk needs ", context);
   const int64_t chunks = options.chunks > 0 ? std::min(options.chunks, available) : available;
-  const int64_t first = options.whole ? 0 : context / 2;
-  constexpr int64_t rows_at_once = 64;       // of scores: V floats each
+  const int64_t first = options.whole ? 1 : context / 2 + 1;
 
-  const Tape::Pause inference;
   Perplexity result;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     std::vector<int32_t> tokens(ids.begin() + chunk * context, ids.begin() + (chunk + 1) * context);
     if (options.bos >= 0) tokens[0] = options.bos;
-    const Tensor hidden = model.hidden(tokens, 1, context, {});
-    for (int64_t begin = first; begin < context - 1; begin += rows_at_once) {
-      const int64_t end = std::min(begin + rows_at_once, context - 1);
-      const Tensor logits = model.logits(slice(hidden, 1, begin, end));
-      const int64_t V = logits.dim(-1);
-      std::vector<double> nll(size_t(end - begin));
-      parallel_for(end - begin, 1, [&](int64_t from, int64_t to) {
-        for (int64_t r = from; r < to; ++r) {
-          const std::span<const float> row(logits.data() + r * V, size_t(V));
-          nll[size_t(r)] = log_sum_exp(row) - double(row[size_t(tokens[size_t(begin + r + 1)])]);
-        }
-      });
-      for (const double x : nll) {
-        result.nll += x;
-        result.nll_squares += x * x;
-      }
-      result.predictions += end - begin;
+    for (const double x : token_losses(model, tokens, first)) {
+      result.nll += x;
+      result.nll_squares += x * x;
     }
+    result.predictions += context - first;
     ++result.chunks;
     if (!on_chunk(result)) break;
   }

@@ -2,6 +2,7 @@
 #pragma once
 #include <functional>
 #include <span>
+#include <vector>
 
 #include "models/causal_lm.h"
 
@@ -28,6 +29,9 @@ struct PerplexityOptions {
 // context/2 + 1 … context − 1 count, so that each had at least half a context before it. on_chunk sees the running result.
 Perplexity perplexity(const CausalLm& model, std::span<const int32_t> ids, const PerplexityOptions& options,
                       const std::function<bool(const Perplexity&)>& on_chunk);
+
+// −log p of ids[t] given ids[0 … t−1], for t = first … n−1, in nats; 1 ≤ first < n.
+std::vector<double> token_losses(const CausalLm& model, std::span<const int32_t> ids, int64_t first = 1);
 
 // log Σ e^x, in double.
 double log_sum_exp(std::span<const float> x);
