@@ -12,7 +12,7 @@ bench_packages  := libbenchmark-dev
 arm_packages    := g++-aarch64-linux-gnu qemu-user-static
 clang_packages  := clang libclang-rt-14-dev
 format_packages := clang-format
-model_packages  := python3-pip unzip
+model_packages  := python3-pip
 
 # $(call need,packages): installs those that are missing, as root or through sudo; else prints the one command to type.
 need = @missing=""; for p in $(1); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
@@ -28,7 +28,7 @@ need = @missing=""; for p in $(1); do dpkg-query -W -f '$${Status}' $$p 2>/dev/n
 # $(call configure,folder,meson arguments)
 configure = @[ -f $(1)/build.ninja ] || $(CC_ENV) meson setup $(1) $(2) $(MESON_ARGS) >$(1).log 2>&1 || { tail -n 20 $(1).log; exit 1; }; rm -f $(1).log
 
-.PHONY: train-vit train-translation help build run run-tiny test test-long bench bench-peers asan tsan arm clang format clean
+.PHONY: help build run run-tiny model demo-model tour train-vit train-translation test bench bench-peers asan tsan arm clang format clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -38,6 +38,43 @@ build:
 	$(call need,$(core_packages))
 	$(call configure,$(BUILD),)
 	@ninja -C $(BUILD)
+
+## make run          the demonstration: fetches a small language model once (93 MB), teaches it a text, shows what it learned
+model_file := .cache/SmolLM2-135M-Instruct.Q4_1.gguf
+run: build
+	@if $(MAKE) --no-print-directory -s model; then \
+	  $(BUILD)/kvt demo -m $(model_file) --data tools/demo/manual.txt --valid tools/demo/manual_validation.txt --heldout tools/demo/manual_heldout.txt \
+	    --prompts tools/demo/prompts.txt -o .cache/manual-adapter.gguf; \
+	else \
+	  echo "The model could not be fetched (see above): here is the same with the small model of the repository (make run-tiny)."; echo; \
+	  $(MAKE) --no-print-directory run-tiny; \
+	fi
+
+## make run-tiny     the same with the 1 MB model of the repository; needs no network
+run-tiny: build
+	@mkdir -p .cache
+	@$(BUILD)/kvt demo $(tiny_demo) -o .cache/tiny-adapter.gguf
+tiny_demo := -m tools/demo/tiny.gguf --data tools/demo/tiny.txt --valid tools/demo/tiny_validation.txt --heldout tools/demo/tiny_heldout.txt \
+  --prompts tools/demo/tiny_prompts.txt --length 64 --batch 4 --epochs 10 --lr 3e-3
+
+## make model        fetches that model into .cache, checks it, and keeps it
+model:
+	$(call need,$(model_packages))
+	@tools/demo/fetch.sh .cache
+
+## make demo-model   makes tools/demo/tiny.gguf anew: corpus, vocabulary, random weights, training
+demo-model: build
+	@mkdir -p .cache
+	tools/demo/make_corpus.py 3000000 >.cache/corpus.txt
+	tools/demo/make_tiny.py .cache/corpus.txt .cache/tiny-init.gguf
+	$(BUILD)/kvt adapt -m .cache/tiny-init.gguf --method full --data .cache/corpus.txt --valid-split 0.01 --eval-every 100 --length 256 --batch 8 \
+	  --steps 700 --lr 3e-3 --warmup 40 --out-type Q8_0 -o tools/demo/tiny.gguf
+
+## make tour         the reading tour of the README: ten files in order, with their line counts
+tour:
+	@wc -l $(tour_files)
+tour_files := tensor/tensor.h tensor/tape.h ops/kernels.h ops/softmax.cpp ops/attention.cpp models/module.h models/llama.cpp models/adapt.cpp \
+  engine/generate.cpp engine/train.cpp
 
 ## make test         all tests on this machine
 test: build
