@@ -117,18 +117,18 @@ bench:
 	@ninja -C build-bench
 	@build-bench/kernels_bench
 
-## make train-vit           the ViT of configs/vit-fashion-mnist.json on Fashion-MNIST, then its accuracy on the 10000 test images
+## make train-vit           the ViT of tools/configs/vit-fashion-mnist.json on Fashion-MNIST, then its accuracy on the 10000 test images
 fashion := $(KVT_DATA)/img-fashion-mnist
 train-vit: build
 	@mkdir -p $(BUILD)/models
-	@$(BUILD)/kvt train configs/vit-fashion-mnist.json --data $(fashion) -o $(BUILD)/models/vit.gguf
+	@$(BUILD)/kvt train tools/configs/vit-fashion-mnist.json --data $(fashion) -o $(BUILD)/models/vit.gguf
 	@$(BUILD)/kvt eval -m $(BUILD)/models/vit.gguf --images $(fashion)/t10k-images-idx3-ubyte.gz
 
-## make train-translation   the English-German Transformer of configs/translation.json on Multi30k, then its BLEU on test_2016_flickr
+## make train-translation   the English-German Transformer of tools/configs/translation.json on Multi30k, then its BLEU on test_2016_flickr
 multi30k := $(KVT_DATA)/mt-multi30k-en-de
 train-translation: build
 	@mkdir -p $(BUILD)/models
-	@$(BUILD)/kvt train configs/translation.json --data $(multi30k) -o $(BUILD)/models/translation.gguf
+	@$(BUILD)/kvt train tools/configs/translation.json --data $(multi30k) -o $(BUILD)/models/translation.gguf
 	@$(BUILD)/kvt eval -m $(BUILD)/models/translation.gguf --source $(multi30k)/test_2016_flickr.en.gz --reference $(multi30k)/test_2016_flickr.de.gz --beam 5
 
 ## make format       clang-format over all sources

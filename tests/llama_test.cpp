@@ -58,6 +58,70 @@ TEST_CASE("stories260K: logits after BOS, and 255 greedy ids") {
   CHECK(got == std::vector<int32_t>(ids.begin(), ids.end()));
 }
 
+// Every instruction set for which some kernel has a variant here, and back to what the environment wishes at the end.
+struct EachIsa {
+  std::vector<std::string> names;
+  EachIsa() {
+    load_backends();
+    for (const KernelInfo* k = KernelInfo::first; k; k = k->next)
+      for (int v = 0; v < k->variants(); ++v)
+        if (const std::string name = isa_name(k->isa(v)); std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+  }
+  ~EachIsa() {
+    const char* wish = std::getenv("KVT_KERNELS");
+    choose_kernels(wish ? wish : "");
+  }
+};
+
+TEST_CASE("stories260K: every instruction set gives the golden logits and ids") {
+  const auto folder = data_path("lm-weights-stories260k");
+  if (!have_data(folder / "stories260K.gguf")) return;
+  const Opened m(folder / "stories260K.gguf");
+  const std::vector<double> want = numbers(folder / "golden_logits_bos.txt"), golden = numbers(folder / "golden_greedy_ids.txt");
+  const std::vector<int32_t> ids(golden.begin(), golden.end());
+  const EachIsa each;
+  CHECK(each.names.size() >= 2);
+  for (const std::string& isa : each.names) {
+    INFO("kernels ", isa);
+    choose_kernels(isa.c_str());
+    Session session(*m.lm, {.cache = DType::F32});
+    const auto logits = session.evaluate(std::vector<int32_t>{1});
+    REQUIRE(logits.size() == want.size());
+    double worst = 0;
+    for (size_t i = 0; i < want.size(); ++i) worst = std::max(worst, std::fabs(double(logits[i]) - want[i]));
+    CHECK(worst < 1e-4);
+    CHECK(greedy(m, {1}, 255) == ids);
+  }
+}
+
+// The same weights packed: here the integer dot products of each instruction set run, and must agree with the reference.
+TEST_CASE("stories260K in Q8_0 and Q4_1: every instruction set gives the reference's logits") {
+  const auto file = data_path("lm-weights-stories260k") / "stories260K.gguf";
+  if (!have_data(file)) return;
+  const Opened m(file);
+  const EachIsa each;
+  set_activations(Activations::q8);
+  for (const DType type : {DType::Q8_0, DType::Q4_1}) {
+    Gguf packed;
+    for (const Gguf::Key& k : m.gguf.keys()) packed.set(k.name, k.value);
+    for (const Gguf::Entry& e : m.gguf.tensors())
+      packed.add(e.name, e.tensor.rank() == 2 && e.tensor.dim(-1) % 32 == 0 ? pack(e.tensor, type) : e.tensor);
+    const auto lm = load_model(packed);
+    const auto logits_of = [&](const std::string& isa) {
+      choose_kernels(isa.c_str());
+      Session session(*lm, {.context = 64, .cache = DType::F32});
+      const auto logits = session.evaluate(m.tokenizer->encode("Once upon a time, there was a little girl"));
+      return std::vector<float>(logits.begin(), logits.end());
+    };
+    const std::vector<float> want = logits_of("reference");
+    for (const std::string& isa : each.names) {
+      INFO("kernels ", isa, ", weights ", std::string(info(type).name));
+      CHECK(max_relative_error(logits_of(isa), want) < 2e-3);       // a rounding apart, an activation may fall to the next 8-bit step
+    }
+  }
+  set_activations({});
+}
+
 TEST_CASE("stories260K: reading a prompt at once, in pieces and again after truncation gives the same scores") {
   const auto file = data_path("lm-weights-stories260k") / "stories260K.gguf";
   if (!have_data(file)) return;

@@ -95,7 +95,7 @@ std::string sentence_before(const Paragraph& p, size_t key, size_t width) {
   const std::string mark = "[" + p.text.substr(at, end - at) + "]";
   std::string before = p.text.substr(begin, at - begin);
   if (columns(before + mark) <= width) return before + mark;
-  while (!before.empty() && columns(before + mark) + 2 > width) {
+  while (!before.empty() && columns(before + mark) + 1 > width) {
     const size_t space = before.find(' ', 1);
     before.erase(0, space == std::string::npos ? before.size() : space);
   }

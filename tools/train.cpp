@@ -116,13 +116,13 @@ void add_train(CLI::App& app) {
   struct Options { std::string config; TrainPaths paths; int threads = 0; };
   auto o = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("train", "train a model from random weights, as a JSON file says");
-  c->add_option("config", o->config, "JSON file; its \"task\" decides which keys it has (configs/README.md)")->required();
+  c->add_option("config", o->config, "JSON file; its \"task\" decides which keys it has (tools/configs/README.md)")->required();
   c->add_option("--data", o->paths.data, "folder that the file's data paths are relative to (default: the current one)");
   c->add_option("-o,--out", o->paths.out, "model GGUF to write; the learning curve goes to OUT.svg, checkpoints to OUT.checkpoint")->required();
   c->add_option("-t,--threads", o->threads, "threads (default: one per core)")->check(CLI::Range(1, 1024));
   c->add_flag("--resume", o->paths.resume, "go on from the checkpoint; configuration and data as before");
   c->add_flag("--json", o->paths.json, "print JSON lines: plan, step, validation, done or interrupted");
-  c->footer("Example:\n  kvt train configs/translation.json --data shared/data/mt-multi30k-en-de -o translation.gguf");
+  c->footer("Example:\n  kvt train tools/configs/translation.json --data shared/data/mt-multi30k-en-de -o translation.gguf");
   c->callback([o] { run(o->config, o->paths, o->threads); });
 }
 
