@@ -50,7 +50,6 @@ TEST_CASE("vocabulary, merges and ids are those of the tokenizers package") {
   REQUIRE(lines[0] == golden.at("first_line").get<std::string>());
   const Gguf gguf = train({.size = 700, .least = 2, .pre = "gpt-2", .special = {"<s>", "</s>"}}, lines);
   const auto &tokens = gguf.array<std::string>("tokenizer.ggml.tokens"), &merges = gguf.array<std::string>("tokenizer.ggml.merges");
-  CHECK(tokens.size() == 700);
   CHECK(tokens == golden.at("tokens").get<std::vector<std::string>>());
   CHECK(merges == golden.at("merges").get<std::vector<std::string>>());
   CHECK(Tokenizer::from(gguf)->encode(golden.at("probe").get<std::string>()) == golden.at("ids").get<std::vector<int32_t>>());
