@@ -131,6 +131,12 @@ train-translation: build
 	@$(BUILD)/kvt train tools/configs/translation.json --data $(multi30k) -o $(BUILD)/models/translation.gguf
 	@$(BUILD)/kvt eval -m $(BUILD)/models/translation.gguf --source $(multi30k)/test_2016_flickr.en.gz --reference $(multi30k)/test_2016_flickr.de.gz --beam 5
 
+## make bench-peers  llama.cpp beside KVT in one run: decoding, prompt, first token, memory (builds llama.cpp: minutes)
+bench-peers: build
+	$(call need,$(model_packages) cmake clang-19)
+	@$(MAKE) --no-print-directory -s model
+	@tools/bench/peers.py build .cache/peers && KVT=$(BUILD)/kvt tools/bench/peers.py speed .cache/peers -m $(model_file) --json .cache/peers/speed.json
+
 ## make format       clang-format over all sources
 format:
 	$(call need,$(format_packages))
