@@ -1,4 +1,6 @@
+#ifdef KVT_ZLIB
 #include <zlib.h>
+#endif
 
 #include <iostream>
 #include <iterator>
@@ -7,6 +9,7 @@
 
 namespace kvt {
 
+#ifdef KVT_ZLIB
 // The bytes of a gzip file, all its members.
 static std::string gunzip(const Storage& bytes, const std::string& path) {
   z_stream z{};
@@ -31,6 +34,9 @@ static std::string gunzip(const Storage& bytes, const std::string& path) {
   require(state == Z_STREAM_END, path, ": damaged gzip data: ", why);
   return text;
 }
+#else
+static std::string gunzip(const Storage&, const std::string& path) { fail(path, ": this build has no zlib; decompress the file first"); }
+#endif
 
 std::string read_text(const std::string& path) {
   if (path == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
