@@ -9,11 +9,10 @@
 // An element of C is a sum over blocks of kc of sums in order of k. Neither m nor n enters, so a product split among threads
 // by rows or columns gives the same bits as a whole one.
 #include <algorithm>
-#include <memory>
-#include <new>
 
 #include "ops/backends.h"
 #include "ops/kernels.h"
+#include "ops/loops.h"
 
 namespace kvt {
 
@@ -83,32 +82,17 @@ void pack(float* y, int64_t width, const float* x, int64_t across, int64_t along
   for (int64_t i = 0; i < n; i += width, y += width * k) pack_panel(y, width, x + i * across, across, along, std::min(width, n - i), k);
 }
 
-struct Buffer {                        // grows, never shrinks: one per thread and purpose
-  float* reserve(int64_t n) {
-    if (n > size_) {
-      p_.reset(static_cast<float*>(::operator new(size_t(n) * sizeof(float), std::align_val_t(64))));
-      size_ = n;
-    }
-    return p_.get();
-  }
-
- private:
-  struct Free { void operator()(float* p) const { ::operator delete(p, std::align_val_t(64)); } };
-  std::unique_ptr<float, Free> p_;
-  int64_t size_ = 0;
-};
-
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 }  // namespace
 
 void blocked_matmul(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k) {
-  thread_local Buffer a_buffer, b_buffer;
+  thread_local Scratch a_buffer, b_buffer;
   const auto& [tile, shape] = kernel::matmul_tile.best();
   const int64_t rows = shape.rows, cols = shape.cols, m_step = mc / rows * rows, n_step = nc / cols * cols;
   const int64_t k_most = std::min(kc, k);
-  float* const a_packed = a_buffer.reserve(round_up(std::min(m, m_step), rows) * k_most);
-  float* const b_packed = b_buffer.reserve(round_up(std::min(n, n_step), cols) * k_most);
+  float* const a_packed = a_buffer.floats(round_up(std::min(m, m_step), rows) * k_most);
+  float* const b_packed = b_buffer.floats(round_up(std::min(n, n_step), cols) * k_most);
   alignas(64) float edge[16 * 64];
 
   for (int64_t jc = 0; jc < n; jc += n_step)

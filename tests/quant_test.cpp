@@ -94,7 +94,7 @@ TEST_CASE("packing the simple types gives gguf-py's bytes") {
 
 // Bounds for N(0, 1): what rounding to the nearest costs each simple type (Q4_0 .0074, measured with numpy), and for types whose
 // scales are searched a little above what this packer reached; a layout or scale that is wrong costs at least twice as much.
-// The second bound is ggml's own for its types on 0.1 + 2 cos i: √Σ(x − x̂)²/n below .002, for 3 bits .004, for 2 bits .0075.
+// The second bound is on 0.1 + 2 cos i: √Σ(x − x̂)²/n below .002, for 3 bits .004, for 2 bits .0075.
 TEST_CASE("the error of a round trip stays within each type's bound") {
   struct { DType type; double gaussian, cosine; } bounds[] = {
       {DType::Q4_0, .0078, .002},  {DType::Q4_1, .0065, .002},  {DType::Q5_0, .0020, .002},  {DType::Q5_1, .0015, .002},
