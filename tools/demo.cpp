@@ -211,6 +211,19 @@ Examples read_examples(const std::string& path, const Tokenizer& tokenizer, int6
   return data;
 }
 
+// Each key word as the completion of what stands before it: validation asks for the facts alone, not for the style of the text.
+Examples key_words(const std::string& path, const Tokenizer& tokenizer, int64_t length) {
+  Examples data(length);
+  for (const Paragraph& p : read_paragraphs(path))
+    for (const auto& [begin, end] : p.keys) {
+      const size_t space = begin > 0 && p.text[begin - 1] == ' ' ? begin - 1 : begin;      // it begins the word's first token
+      const auto encode = [&](size_t from, size_t to) { return tokenizer.encode(p.text.substr(from, to - from), {.add_special = false, .parse_special = false}); };
+      data.add_pair(encode(0, space), encode(space, end), -1);
+    }
+  require(data.learned() > 0 && data.truncated() == 0, path, ": ", data.truncated(), " key words lie behind the first ", length, " tokens of their paragraph");
+  return data;
+}
+
 void run(const Options& o) {
   const Clock clock;
   interrupted();
@@ -218,13 +231,13 @@ void run(const Options& o) {
   LoadedModel m = open_model(o.model);
   const std::vector<std::string> prompts = read_prompts(o.prompts);
   const std::vector<Paragraph> heldout = read_paragraphs(o.heldout);
-  const Examples data = read_examples(o.data, *m.tokenizer, o.length), validation = read_examples(o.valid, *m.tokenizer, o.length);
+  const Examples data = read_examples(o.data, *m.tokenizer, o.length), validation = key_words(o.valid, *m.tokenizer, 512);
   int64_t weights = 0, bytes = 0;
   for (const Gguf::Entry& e : m.gguf.tensors()) weights += e.tensor.size(), bytes += e.tensor.bytes();
 
   screen.line(screen.bold("A model learns a text it cannot know"));
   screen.line("model     " + o.model.model + ": " + text_of("%.1f million weights in %.1f MB", double(weights) / 1e6, double(bytes) / 1e6));
-  screen.line("text      " + o.data + ": " + thousands(data.learned()) + " tokens to learn, " + thousands(validation.learned()) + " to choose the best step by");
+  screen.line("text      " + o.data + ": " + thousands(data.learned()) + " tokens to learn, " + std::to_string(validation.size()) + " key words to choose the best step by");
   const Round before = ask(screen, m, prompts, heldout, o.tokens, "before");
   screen.line("held out  " + o.heldout + ": " + thousands(before.score.predictions) + " tokens, never trained on");
 
@@ -267,7 +280,7 @@ void add_demo(CLI::App& app) {
   o->train.warmup = 4;
   o->train.eval_every = 12;
   c->add_option("--data", o->data, "text to learn")->required();
-  c->add_option("--valid", o->valid, "text on the same matter; the step that predicts it best is kept")->required();
+  c->add_option("--valid", o->valid, "text on the same matter; the step that predicts its [key words] best is kept")->required();
   c->add_option("--heldout", o->heldout, "text to measure by, never trained on: paragraphs with key words in [brackets]")->required();
   c->add_option("--prompts", o->prompts, "beginnings of sentences, one a line")->required();
   c->add_option("-o,--out", o->out, "adapter GGUF to write")->required();
