@@ -183,4 +183,11 @@ std::string Tokenizer::decode(const std::vector<int32_t>& ids, bool control) con
   return text;
 }
 
+Gguf tokenizer_of(const Gguf& file) {
+  Gguf keys;
+  for (const Gguf::Key& k : file.keys())
+    if (k.name.starts_with("tokenizer.")) keys.set(k.name, k.value);
+  return keys;
+}
+
 }  // namespace kvt

@@ -86,4 +86,7 @@ class Tokenizer {
   std::vector<int32_t> ends_;
 };
 
+// The keys of a file's tokenizer alone, as the beginning of another file.
+Gguf tokenizer_of(const Gguf& file);
+
 }  // namespace kvt

@@ -93,12 +93,16 @@ TEST_CASE("transliteration weights of CTranslate2 give every golden line, as flo
   }
 }
 
-// The golden files of tests/golden/make_seq2seq.py: PyTorch's layers, pre- and post-norm.
+// The golden files of tests/golden/make_seq2seq.py: PyTorch's layers, pre- and post-norm; learned positions and one embedding for all.
 TEST_CASE("logits, smoothed loss and every gradient are PyTorch's") {
-  for (const char* file : {"pre", "post"}) {
+  for (const char* file : {"pre", "post", "shared"}) {
     const Gguf gguf = Gguf::open(project_path(std::string("tests/golden/seq2seq_") + file + ".gguf"), Gguf::Access::read);
     const auto model = load_seq2seq(gguf);
-    CHECK(model->config().pre_norm == (std::string(file) == "pre"));
+    const bool shared = std::string(file) == "shared";
+    CHECK(model->config().pre_norm == (std::string(file) != "post"));
+    CHECK(model->config().shared_embeddings == shared);
+    CHECK(model->config().tied_output == shared);
+    CHECK((model->config().positions == Seq2SeqConfig::Positions::learned) == shared);
     const TrainedSet weights = all_weights(*model);
     const auto& source = gguf.array<int32_t>("golden.source");
     const auto &target = gguf.array<int32_t>("golden.target"), &lengths = gguf.array<int32_t>("golden.lengths"), &labels = gguf.array<int32_t>("golden.labels");

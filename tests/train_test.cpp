@@ -7,6 +7,8 @@
 #include "engine/adapter.h"
 #include "engine/checkpoint.h"
 #include "engine/fingerprint.h"
+#include "engine/load.h"
+#include "engine/new_model.h"
 #include "models/llama.h"
 #include "tensor/parallel.h"
 #include "tests/check.h"
@@ -390,4 +392,31 @@ TEST_CASE("quantized weights cannot be trained whole") {
   const Gguf base = SmallLlama{.matrices = DType::Q8_0}.gguf();
   const auto model = load_model(base);
   CHECK_THROWS_WITH_AS(all_weights(*model), "train: 'token_embd.weight' is Q8_0; only float weights (F32, F16, BF16) can be trained whole", Error);
+}
+
+TEST_CASE("a new GPT-2 and a new Llama load as any file does, begin near chance and learn") {
+  for (const NewModel& shape : {NewModel{"gpt2", 40, 32, 2, 4, 4, 64, 24, true}, NewModel{"llama", 40, 32, 2, 4, 2, 48, 24, false}}) {
+    INFO(shape.architecture);
+    Gguf gguf;
+    Rng rng(3);
+    add_random_model(gguf, shape, rng);
+    const auto model = load_model(gguf);
+    const Examples data = some_text(24 * 64, 24, 1);
+    const double before = evaluate(*model, data, 16);
+    CHECK(before == doctest::Approx(std::log(40.0)).epsilon(0.02));
+    TrainOptions o;
+    o.steps = 60;
+    o.batch = 16;
+    o.lr = 1e-2f;
+    TrainState state;
+    train(*model, all_weights(*model), o, data, nullptr, state, {});
+    CHECK(evaluate(*model, data, 16) < 0.6 * before);
+    // What is written is a model again, with the same predictions.
+    const Gguf file = model_file(gguf, *model, DType::F32);
+    CHECK(evaluate(*load_model(file), data, 16) == evaluate(*model, data, 16));
+  }
+  Gguf gguf;
+  Rng rng(3);
+  CHECK_THROWS_AS_MESSAGE(add_random_model(gguf, {"llama", 40, 32, 2, 3, 3, 48, 24, true}, rng), Error, "heads do not divide the channels");
+  CHECK_THROWS_AS_MESSAGE(add_random_model(gguf, {"bert", 40, 32, 2, 4, 4, 48, 24, true}, rng), Error, "not a causal language model");
 }

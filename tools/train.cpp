@@ -22,6 +22,7 @@ struct TaskName {
 };
 constexpr TaskName tasks[] = {
     {"image-classification", train_images},
+    {"language-modelling", train_language},
     {"translation", train_translation},
 };
 

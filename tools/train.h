@@ -29,6 +29,7 @@ void run_job(const TrainJob& job, const TrainPaths& paths);
 
 // One for each value of "task".
 void train_images(Config& config, const TrainPaths& paths);
+void train_language(Config& config, const TrainPaths& paths);
 void train_translation(Config& config, const TrainPaths& paths);
 
 }  // namespace kvt

@@ -39,9 +39,7 @@ SentencePairs encode(const Corpus& c, const Sentences& text, int64_t length) {
 Gguf make_tokenizer(Config config, const TrainPaths& paths, const Corpus& corpus) {
   Gguf gguf;
   if (config.has("file")) {
-    const Gguf from = Gguf::open(paths.file(config.text("file")));
-    for (const Gguf::Key& k : from.keys())
-      if (k.name.starts_with("tokenizer.")) gguf.set(k.name, k.value);
+    gguf = tokenizer_of(Gguf::open(paths.file(config.text("file"))));
   } else {
     BpeTrainer::Options o;
     o.size = config.count("size", 300, 1 << 20, o.size);

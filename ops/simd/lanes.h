@@ -142,7 +142,7 @@ inline Codes codes_of(const B& b, int64_t stride, int part) {
   if constexpr (std::is_same_v<B, BlockQ8_0>) {
     return {gather(at.q, stride), gather(at.q + 16, stride)};
   } else if constexpr (super<B>) {
-    if constexpr (requires { b.high; }) return field_of<j, 0>(at.low, stride) | field_of<j, at.low.width>(at.high, stride);
+    if constexpr (requires { b.high; }) return field_of<j, 0>(at.low, stride) | field_of<j, decltype(B::low)::width>(at.high, stride);
     else return field_of<j, 0>(at.low, stride);
   } else {
     const Codes low = nibbles(at.low.bytes, stride);
