@@ -9,11 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "ops/cpu.h"
 #include "ops/kernels.h"
-
-#if defined(__aarch64__) && defined(__linux__)
-#include <sys/auxv.h>
-#endif
 
 namespace kvt {
 
@@ -26,19 +23,15 @@ const char* isa_name(Isa isa) { return isa_names[size_t(isa)]; }
 static bool add_backends() {
   add_blocked_kernels();
 #if defined(KVT_SIMD) && defined(__x86_64__)
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512dq");
+  const bool avx2 = cpu_has("avx2") && cpu_has("fma") && cpu_has("f16c");
+  const bool avx512 = avx2 && cpu_has("avx512f") && cpu_has("avx512bw") && cpu_has("avx512vl") && cpu_has("avx512dq");
   add_sse2_kernels();
   if (avx2) add_avx2_kernels();
   if (avx512) add_avx512_kernels();
-  if (avx512 && __builtin_cpu_supports("avx512vnni")) add_vnni_kernels();
+  if (avx512 && cpu_has("avx512vnni")) add_vnni_kernels();
 #elif defined(KVT_SIMD) && defined(__aarch64__)
   add_neon_kernels();
-#if defined(__linux__)
-  constexpr unsigned long has_dotprod = 1 << 20;     // HWCAP_ASIMDDP of the kernel's ABI; older C libraries do not name it
-  if (getauxval(AT_HWCAP) & has_dotprod) add_dotprod_kernels();
-#endif
+  if (cpu_has("dotprod")) add_dotprod_kernels();
 #endif
 #if defined(KVT_OPENBLAS)
   add_blas_kernels();

@@ -8,14 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "ops/cpu.h"
 #include "ops/kernels.h"
 #include "ops/quant.h"
 #include "tensor/parallel.h"
 #include "tools/commands.h"
-
-#if defined(__aarch64__) && defined(__linux__)
-#include <sys/auxv.h>
-#endif
 
 namespace kvt {
 
@@ -27,29 +24,6 @@ struct Options {
   bool json = false;
   int threads = 0;
 };
-
-// Of what this CPU can do, the part that some kernel asks for.
-std::vector<std::string> cpu_features() {
-  std::vector<std::string> there;
-#if defined(__x86_64__)
-  const auto add = [&](const char* name, bool has) { if (has) there.push_back(name); };
-  add("sse2", __builtin_cpu_supports("sse2"));
-  add("avx2", __builtin_cpu_supports("avx2"));
-  add("fma", __builtin_cpu_supports("fma"));
-  add("f16c", __builtin_cpu_supports("f16c"));
-  add("avx512f", __builtin_cpu_supports("avx512f"));
-  add("avx512bw", __builtin_cpu_supports("avx512bw"));
-  add("avx512vl", __builtin_cpu_supports("avx512vl"));
-  add("avx512dq", __builtin_cpu_supports("avx512dq"));
-  add("avx512vnni", __builtin_cpu_supports("avx512vnni"));
-#elif defined(__aarch64__)
-  there.push_back("neon");
-#if defined(__linux__)
-  if (getauxval(AT_HWCAP) & (1ul << 20)) there.push_back("dotprod");      // HWCAP_ASIMDDP: see ops/backends.cpp
-#endif
-#endif
-  return there;
-}
 
 std::string machine() {
   utsname name;
@@ -79,7 +53,7 @@ void print_json(int threads) {
 
 void print_text(int threads) {
   std::string features;
-  for (const std::string& f : cpu_features()) features += " " + f;
+  for (const std::string_view f : cpu_features()) features += " " + std::string(f);
   std::printf("machine      %s\ncpu         %s\nthreads      %d\nactivations  %s\n\n%-20s %-10s variants\n", machine().c_str(), features.c_str(), threads,
               activations_name(), "kernel", "chosen");
   for (const KernelInfo* k : slots_by_name()) {

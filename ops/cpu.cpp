@@ -1,0 +1,54 @@
+#include "ops/cpu.h"
+
+#include <algorithm>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+namespace kvt {
+
+#if defined(__x86_64__)
+// CPUID leaf 1, ECX bit 29; clang below 17 does not know the name for __builtin_cpu_supports.
+static bool has_f16c() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
+static std::vector<std::string_view> find_features() {
+  std::vector<std::string_view> there;
+  [[maybe_unused]] const auto add = [&](const char* name, bool has) { if (has) there.push_back(name); };
+#if defined(__x86_64__)
+  add("sse2", __builtin_cpu_supports("sse2"));
+  add("avx2", __builtin_cpu_supports("avx2"));
+  add("fma", __builtin_cpu_supports("fma"));
+  add("f16c", has_f16c());
+  add("avx512f", __builtin_cpu_supports("avx512f"));
+  add("avx512bw", __builtin_cpu_supports("avx512bw"));
+  add("avx512vl", __builtin_cpu_supports("avx512vl"));
+  add("avx512dq", __builtin_cpu_supports("avx512dq"));
+  add("avx512vnni", __builtin_cpu_supports("avx512vnni"));
+#elif defined(__aarch64__)
+  add("neon", true);
+#if defined(__linux__)
+  constexpr unsigned long hwcap_asimddp = 1ul << 20;      // of the kernel's ABI; older C libraries do not name it
+  add("dotprod", getauxval(AT_HWCAP) & hwcap_asimddp);
+#endif
+#endif
+  return there;
+}
+
+const std::vector<std::string_view>& cpu_features() {
+  static const std::vector<std::string_view> features = find_features();
+  return features;
+}
+
+bool cpu_has(std::string_view feature) {
+  const auto& all = cpu_features();
+  return std::find(all.begin(), all.end(), feature) != all.end();
+}
+
+}  // namespace kvt
