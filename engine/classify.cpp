@@ -41,7 +41,7 @@ Tensor ImageTask::loss(std::span<const int64_t> indices, const Pass& pass) const
 Accuracy accuracy(const Vit& model, const Images& images, const Normalisation& normalisation, int64_t batch, const std::function<bool(const Accuracy&)>& more) {
   check_fit(model, images);
   const Tape::Pause pause;
-  Accuracy a;
+  Accuracy a(model.config().classes);
   std::vector<int64_t> indices;
   for (int64_t begin = 0; begin < images.count(); begin += batch) {
     indices.resize(size_t(std::min(batch, images.count() - begin)));
@@ -55,6 +55,7 @@ Accuracy accuracy(const Vit& model, const Images& images, const Normalisation& n
       ++a.images;
       a.top1 += rank == 0;
       a.top5 += rank < 5;
+      a.by_class.add(std::max_element(row.begin(), row.end()) - row.begin(), int64_t(label));
       a.nll += log_sum_exp(row) - double(row[label]);
     }
     if (more && !more(a)) break;

@@ -1,6 +1,7 @@
 // Training and judging a classifier of images.
 #pragma once
 #include "engine/images.h"
+#include "engine/metrics.h"
 #include "engine/train.h"
 #include "models/vit.h"
 
@@ -28,8 +29,10 @@ class ImageTask : public Task {
 };
 
 struct Accuracy {
+  explicit Accuracy(int64_t classes) : by_class(classes) {}
   int64_t images = 0, top1 = 0, top5 = 0;       // how many have their class first, or among the five best
   double nll = 0;                               // Σ −log p of the right class
+  ClassCounts by_class;                         // the best class counts as the decision
 };
 // `more` is asked after each batch.
 Accuracy accuracy(const Vit& model, const Images& images, const Normalisation& normalisation, int64_t batch, const std::function<bool(const Accuracy&)>& more);

@@ -68,4 +68,25 @@ Perplexity perplexity(const CausalLm& model, std::span<const int32_t> ids, const
   return result;
 }
 
+void ClassCounts::add(int64_t decided, int64_t truth) {
+  const auto n = int64_t(counts_.size());
+  require(decided >= 0 && decided < n && truth >= 0 && truth < n, "class counts: decision ", decided, " and class ", truth, " of ", n, " classes");
+  ++counts_[size_t(decided)].decided;
+  ++counts_[size_t(truth)].occurs;
+  counts_[size_t(truth)].hits += decided == truth;
+}
+
+double ClassCounts::f1(int64_t c) const {
+  const Counts& k = counts_.at(size_t(c));
+  return 2 * double(k.hits) / double(k.decided + k.occurs);      // TP + FP are the decisions for it, TP + FN its occurrences
+}
+
+double ClassCounts::macro_f1() const {
+  double sum = 0;
+  int64_t classes = 0;
+  for (size_t c = 0; c < counts_.size(); ++c)
+    if (counts_[c].decided + counts_[c].occurs > 0) sum += f1(int64_t(c)), ++classes;
+  return sum / double(classes);
+}
+
 }  // namespace kvt

@@ -1,4 +1,4 @@
-// How well a language model predicts a text.
+// How well a language model predicts a text, and how well a classifier tells classes apart.
 #pragma once
 #include <functional>
 #include <span>
@@ -32,6 +32,20 @@ Perplexity perplexity(const CausalLm& model, std::span<const int32_t> ids, const
 
 // −log p of ids[t] given ids[0 … t−1], for t = first … n−1, in nats; 1 ≤ first < n.
 std::vector<double> token_losses(const CausalLm& model, std::span<const int32_t> ids, int64_t first = 1);
+
+// Decisions of a classifier by class, for the F-measure (van Rijsbergen 1979):
+//   F1 = 2 TP / (2 TP + FP + FN),   the harmonic mean of precision TP/(TP + FP) and recall TP/(TP + FN)
+class ClassCounts {
+ public:
+  explicit ClassCounts(int64_t classes) : counts_(size_t(classes)) {}      // at least 1
+  void add(int64_t decided, int64_t truth);                                // throws an Error for a class there is not
+  double f1(int64_t c) const;                                              // NaN for a class that neither occurs nor was decided for
+  double macro_f1() const;                                                 // the mean over all other classes
+
+ private:
+  struct Counts { int64_t hits = 0, decided = 0, occurs = 0; };
+  std::vector<Counts> counts_;
+};
 
 // log Σ e^x, in double.
 double log_sum_exp(std::span<const float> x);

@@ -137,6 +137,19 @@ TEST_CASE("a small ViT learns to tell stripes from their turned selves") {
   CHECK(a.images == 128);
   CHECK(a.top5 == 128);
   CHECK(a.top1 >= 120);
+  CHECK(a.by_class.macro_f1() == doctest::Approx(double(a.top1) / 128).epsilon(0.01));      // two classes of equal size
+}
+
+TEST_CASE("F1 of each class and their mean") {
+  ClassCounts counts(4);
+  const int decided[] = {0, 0, 0, 1, 1, 2}, truth[] = {0, 0, 1, 1, 1, 0};      // by hand: hits 2, 2, 0
+  for (int i = 0; i < 6; ++i) counts.add(decided[i], truth[i]);
+  CHECK(counts.f1(0) == doctest::Approx(2 * 2.0 / (3 + 3)));
+  CHECK(counts.f1(1) == doctest::Approx(2 * 2.0 / (2 + 3)));
+  CHECK(counts.f1(2) == 0);
+  CHECK(std::isnan(counts.f1(3)));
+  CHECK(counts.macro_f1() == doctest::Approx((2.0 / 3 + 0.8 + 0) / 3));
+  CHECK_THROWS_AS(counts.add(4, 0), Error);
 }
 
 TEST_CASE("the real ViT for MNIST: golden scores of 16 images, from safetensors through GGUF") {

@@ -27,10 +27,10 @@ void eval_images(const Gguf& gguf, const std::string& path, int64_t batch, bool 
   if (interrupted()) throw Interrupted();
   const auto share = [&](int64_t n) { return 100 * double(n) / double(a.images); };
   if (json)
-    std::printf("%s\n", nlohmann::json({{"images", a.images}, {"top1", a.top1}, {"top5", a.top5}, {"nll", a.nll / double(a.images)}}).dump().c_str());
+    std::printf("%s\n", nlohmann::json({{"images", a.images}, {"top1", a.top1}, {"top5", a.top5}, {"macro_f1", a.by_class.macro_f1()}, {"nll", a.nll / double(a.images)}}).dump().c_str());
   else
-    std::printf("top-1 %lld/%lld = %.2f %%   top-5 %lld/%lld = %.2f %%   mean loss %.5f\n", static_cast<long long>(a.top1), static_cast<long long>(a.images),
-                share(a.top1), static_cast<long long>(a.top5), static_cast<long long>(a.images), share(a.top5), a.nll / double(a.images));
+    std::printf("top-1 %lld/%lld = %.2f %%   top-5 %lld/%lld = %.2f %%   macro F1 %.4f   mean loss %.5f\n", static_cast<long long>(a.top1), static_cast<long long>(a.images),
+                share(a.top1), static_cast<long long>(a.top5), static_cast<long long>(a.images), share(a.top5), a.by_class.macro_f1(), a.nll / double(a.images));
 }
 
 }  // namespace kvt
