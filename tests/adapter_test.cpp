@@ -115,7 +115,8 @@ TEST_CASE("merged weights compute what base and adapters compute") {
   const TemporaryFolder folder;
   set_activations(Activations::f32);      // what differs is then the rounding of merged weights alone
   for (const auto& [type, tolerance] : std::map<DType, double>{{DType::F32, 1e-5}, {DType::F16, 2e-3}, {DType::Q8_0, 3e-2}}) {
-    INFO(info(type).name);
+    const std::string type_name = info(type).name;
+    INFO(type_name);
     Base base({.tied = false, .matrices = type});
     const Tensor plain = logits_of(*base.model);
     some_lora(*base.model, 6);

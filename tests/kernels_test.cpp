@@ -109,10 +109,11 @@ void matmul_case() {
   for (int tile = 0; tile < kernel::matmul_tile.variants(); ++tile) {
     const int before = kernel::matmul_tile.chosen();
     kernel::matmul_tile.choose(tile);
-    for (const auto& [m, n, k] : shapes)
+    for (const auto& shape : shapes)
       for (int form = 0; form < 6; ++form) {
+        const int64_t m = shape.m, n = shape.n, k = shape.k;
         INFO("m ", m, " n ", n, " k ", k, " form ", form, " tile ", tile);
-        parity(kernel::matmul, 2e-6, [&, m = m, n = n, k = k](auto fn) {
+        parity(kernel::matmul, 2e-6, [&](auto fn) {
           const int64_t pad = form == 4 ? 3 : 0, ldc = n + pad;
           const bool a_across = form & 1, b_across = form & 2;
           Guarded<float> a(random(2 * (m + pad) * (k + pad), 1), form % 4), b(random(2 * (n + pad) * (k + pad), 2), (form + 1) % 4);

@@ -197,8 +197,7 @@ TEST_CASE("ViT: every size and both poolings have the parameters they should; ad
     Vit model(c);
     int64_t total = 0;
     model.each_parameter([&](const std::string&, Parameter& p) { total += p.shape.numel(); });
-    INFO(name);
-    CHECK(total == parameters);
+    CHECK_MESSAGE(total == parameters, name);
   }
   VitConfig c;
   CHECK_THROWS_AS(c.set_size("enormous"), Error);

@@ -10,6 +10,7 @@ void add_kernels(CLI::App& app);
 void add_run(CLI::App& app);
 void add_adapt(CLI::App& app);
 void add_merge(CLI::App& app);
+void add_extract(CLI::App& app);
 void add_demo(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_embed(CLI::App& app);
