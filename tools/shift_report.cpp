@@ -1,11 +1,11 @@
 #include "tools/shift_report.h"
 
 #include <algorithm>
-#include <cctype>
 #include <cmath>
 #include <cstdio>
 #include <numeric>
 
+#include "engine/unicode.h"
 #include "tools/demo_text.h"
 
 namespace kvt {
@@ -16,16 +16,10 @@ using nlohmann::json;
 
 constexpr int64_t context_tokens = 14;
 
-// " protein", "Gene", "größe": what a person reads as a word, or the beginning of one.
-bool is_word(std::string_view piece) {
-  if (!piece.empty() && piece[0] == ' ') piece.remove_prefix(1);
-  bool other = false;
-  for (const char c : piece) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte >= 0x80) other = true;
-    else if (!std::isalpha(byte)) return false;
-  }
-  return other || piece.size() >= 3;
+// " protein", " größe": what begins a word of at least three letters, as a person reads it; not the rest of one.
+bool is_word(const std::string& piece) {
+  const std::vector<unicode::Char> units = unicode::decode(piece);
+  return units.size() >= 4 && units[0].code() == ' ' && std::all_of(units.begin() + 1, units.end(), [](unicode::Char c) { return c.in(unicode::letters | unicode::marks); });
 }
 
 class Maker {

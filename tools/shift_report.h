@@ -8,7 +8,7 @@
 namespace kvt {
 
 struct ShiftReport {
-  // One word (a token of at least three letters, or of other scripts) and how its probability changes.
+  // One word (a token that begins one, of at least three letters) and how its probability changes.
   struct Word {
     int32_t token;
     std::string text;
