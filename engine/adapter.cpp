@@ -17,30 +17,36 @@ static std::pair<int64_t, std::string> block_and_name(const std::string& layer) 
   return {std::stoll(layer.substr(4, dot - 4)), layer.substr(dot + 1)};
 }
 
-LoraSet attach_lora(Model& model, const LoraOptions& options) {
-  const int64_t layers = model.layers(), last = options.last_layer < 0 ? layers - 1 : options.last_layer;
-  require(options.first_layer >= 0 && options.first_layer <= last && last < layers, "lora: blocks ", options.first_layer, " to ", last, " of ", layers);
-  std::set<std::string> known, unused(options.targets.begin(), options.targets.end());
+std::vector<TargetLayer> target_layers(Model& model, const std::vector<std::string>& targets, int64_t first_layer, int64_t last_layer) {
+  const int64_t layers = model.layers(), last = last_layer < 0 ? layers - 1 : last_layer;
+  require(first_layer >= 0 && first_layer <= last && last < layers, "lora: blocks ", first_layer, " to ", last, " of ", layers);
+  std::set<std::string> known, unused(targets.begin(), targets.end());
   const bool all = unused.erase("all") > 0;
-  Rng rng(options.seed);
-  LoraSet set;
-  set.alpha = options.alpha;
-  std::vector<Linear*> linears;
+  std::vector<TargetLayer> found;
   model.each_linear([&](const std::string& layer, Linear& linear) {
     const auto [block, name] = block_and_name(layer);
     known.insert(name);
-    const bool named = std::find(options.targets.begin(), options.targets.end(), name) != options.targets.end();
+    const bool named = std::find(targets.begin(), targets.end(), name) != targets.end();
     unused.erase(name);
-    if (block >= 0 ? !(all || named) || block < options.first_layer || block > last : !named) return;
-    set.layers.push_back({layer, Lora::init(linear.weight.shape[1], linear.weight.shape[0], options.rank, options.alpha, rng)});
-    linears.push_back(&linear);
+    if (block >= 0 ? !(all || named) || block < first_layer || block > last : !named) return;
+    found.push_back({layer, &linear});
   });
-  if (!unused.empty() || set.layers.empty()) {
+  if (!unused.empty() || found.empty()) {
     std::string names;
     for (const std::string& name : known) names += " " + name;
     fail("lora: no layer is called '", unused.empty() ? "" : *unused.begin(), "'; there are: all", names);
   }
-  for (size_t i = 0; i < linears.size(); ++i) linears[i]->adapters.push_back(set.layers[i].lora);
+  return found;
+}
+
+LoraSet attach_lora(Model& model, const LoraOptions& options) {
+  const std::vector<TargetLayer> targets = target_layers(model, options.targets, options.first_layer, options.last_layer);
+  Rng rng(options.seed);
+  LoraSet set;
+  set.alpha = options.alpha;
+  for (const auto& [name, linear] : targets)
+    set.layers.push_back({name, Lora::init(linear->weight.shape[1], linear->weight.shape[0], options.rank, options.alpha, rng)});
+  for (size_t i = 0; i < targets.size(); ++i) targets[i].linear->adapters.push_back(set.layers[i].lora);
   return set;
 }
 

@@ -23,12 +23,17 @@ struct LoraSet {
 struct LoraOptions {
   int64_t rank = 8;
   float alpha = 16;
-  std::vector<std::string> targets = {"all"};        // "attn_q", "ffn_down", …, "output"; all = every linear layer in the blocks
-  int64_t first_layer = 0, last_layer = -1;          // blocks, both included; −1 = to the last
+  std::vector<std::string> targets = {"all"};        // as for target_layers
+  int64_t first_layer = 0, last_layer = -1;
   uint64_t seed = 0;
 };
 
-// Gives the targeted layers of `model` a fresh adapter each. Throws for a target no layer bears, listing those there are.
+// The linear layers called by `targets`: "attn_q", "ffn_down", …, "output"; all = every one in the blocks; in blocks first to last,
+// both included, −1 = to the last. Throws for a target no layer bears, listing those there are.
+struct TargetLayer { std::string name; Linear* linear; };
+std::vector<TargetLayer> target_layers(Model& model, const std::vector<std::string>& targets, int64_t first_layer = 0, int64_t last_layer = -1);
+
+// Gives the targeted layers of `model` a fresh adapter each.
 LoraSet attach_lora(Model& model, const LoraOptions& options);
 TrainedSet trained_factors(const LoraSet& set);       // names as in the file
 

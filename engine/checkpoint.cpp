@@ -23,10 +23,7 @@ static uint64_t checksum(const Gguf& file) {
   return hash.value();
 }
 
-void write_checkpoint(const std::string& path, const TrainState& state, const TrainedSet& trained, const RunIdentity& run) {
-  Gguf file;
-  file.set("general.type", std::string("checkpoint"));
-  file.set(prefix + "version", uint32_t(1));
+void set_identity(Gguf& file, const RunIdentity& run) {
   file.set(prefix + "base", run.base);
   std::vector<std::string> names, values;
   for (const auto& [name, value] : run.options) {
@@ -35,6 +32,13 @@ void write_checkpoint(const std::string& path, const TrainState& state, const Tr
   }
   file.set(prefix + "option_names", names);
   file.set(prefix + "option_values", values);
+}
+
+void write_checkpoint(const std::string& path, const TrainState& state, const TrainedSet& trained, const RunIdentity& run) {
+  Gguf file;
+  file.set("general.type", std::string("checkpoint"));
+  file.set(prefix + "version", uint32_t(1));
+  set_identity(file, run);
   file.set(prefix + "step", state.step);
   file.set(prefix + "epoch", state.position.epoch);
   file.set(prefix + "index", state.position.index);
@@ -66,6 +70,18 @@ static std::string differences(const std::map<std::string, std::string>& there, 
   return text;
 }
 
+void require_identity(const Gguf& file, const RunIdentity& run) {
+  const std::string& path = file.path();
+  const std::string& base = file.string(prefix + "base");
+  require(base == run.base, path, ": a checkpoint on another base model (fingerprint ", base, " there, ", run.base, " here)");
+  const auto &names = file.array<std::string>(prefix + "option_names"), &values = file.array<std::string>(prefix + "option_values");
+  require(names.size() == values.size(), path, ": ", names.size(), " option names, ", values.size(), " values");
+  std::map<std::string, std::string> options;
+  for (size_t i = 0; i < names.size(); ++i) options[names[i]] = values[i];
+  const std::string different = differences(options, run.options);
+  require(different.empty(), path, ": a checkpoint of a run with other options: ", different);
+}
+
 void read_checkpoint(const std::string& path, TrainState& state, const TrainedSet& trained, const RunIdentity& run) {
   const Gguf file = Gguf::open(path, Gguf::Access::read);
   require(file.string("general.type", "") == "checkpoint", path, ": not a checkpoint (general.type is '", file.string("general.type", ""), "')");
@@ -75,14 +91,7 @@ void read_checkpoint(const std::string& path, TrainState& state, const TrainedSe
   require(stored && std::holds_alternative<uint64_t>(*stored), path, ": ", prefix, "checksum is missing");
   require(std::get<uint64_t>(*stored) == checksum(file), path, ": the checksum does not fit the contents; the file is damaged");
 
-  const std::string& base = file.string(prefix + "base");
-  require(base == run.base, path, ": a checkpoint on another base model (fingerprint ", base, " there, ", run.base, " here)");
-  const auto &names = file.array<std::string>(prefix + "option_names"), &values = file.array<std::string>(prefix + "option_values");
-  require(names.size() == values.size(), path, ": ", names.size(), " option names, ", values.size(), " values");
-  std::map<std::string, std::string> options;
-  for (size_t i = 0; i < names.size(); ++i) options[names[i]] = values[i];
-  const std::string different = differences(options, run.options);
-  require(different.empty(), path, ": a checkpoint of a run with other options: ", different);
+  require_identity(file, run);
 
   TrainState read;
   const auto count = [&](const char* key, int64_t least) {

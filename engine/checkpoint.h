@@ -24,6 +24,10 @@ struct RunIdentity {
   std::map<std::string, std::string> options;        // TrainOptions::describe(), method, data, …
 };
 
+// The keys .base, .option_names and .option_values, set and compared; the latter throws an Error naming each difference.
+void set_identity(Gguf& file, const RunIdentity& run);
+void require_identity(const Gguf& file, const RunIdentity& run);
+
 void write_checkpoint(const std::string& path, const TrainState& state, const TrainedSet& trained, const RunIdentity& run);
 // Fills `state` and the trained tensors. Throws an Error for a damaged file and for one of another run, naming each difference;
 // neither state nor tensors have changed then.

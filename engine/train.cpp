@@ -89,7 +89,8 @@ class Run {
       const TrainCallbacks& callbacks)
       : task_(task), options_(options), validation_(validation), state_(state), callbacks_(callbacks), trained_(trained),
         order_(task.order(options.batch, options.seed)),
-        schedule_{options.schedule, options.lr, options.warmup, train_steps(options, task.size())}, began_(Clock::now()) {
+        steps_(train_steps(options, task.size())),
+        schedule_{options.schedule, options.lr, options.warmup, options.schedule_steps > 0 ? options.schedule_steps : steps_}, began_(Clock::now()) {
     require(!trained.empty(), "train: nothing to train");
     require(options.accumulate >= 1, "train: accumulate ", options.accumulate, ", expected at least 1");
     require(options.epochs >= 1 && options.steps >= 0, "train: ", options.epochs, " epochs, ", options.steps, " steps");
@@ -113,7 +114,7 @@ class Run {
         if (state_.evaluated != state_.step) return cancel();
       }
       const bool stop = options_.patience > 0 && state_.stale >= options_.patience;
-      if (stop || state_.step == schedule_.steps) {
+      if (stop || state_.step == steps_) {
         restore_best();
         return stop ? TrainEnd::stopped_early : TrainEnd::finished;
       }
@@ -141,7 +142,7 @@ class Run {
 
   bool validation_due() const {
     const int64_t t = state_.step;
-    return validation_ && state_.evaluated < t && (t == 0 || t == schedule_.steps || (options_.eval_every > 0 && t % options_.eval_every == 0));
+    return validation_ && state_.evaluated < t && (t == 0 || t == steps_ || (options_.eval_every > 0 && t % options_.eval_every == 0));
   }
 
   void validate() {
@@ -167,7 +168,7 @@ class Run {
 
   void step() {
     const int64_t t = state_.step + 1, epoch = order_.position().epoch;
-    const float lr = schedule_(t);
+    const float lr = schedule_(t + options_.schedule_offset);
     std::vector<std::vector<int64_t>> batches;
     std::vector<int64_t> labels;
     int64_t learned = 0;
@@ -204,8 +205,8 @@ class Run {
     state_.position = order_.position();
     if (!callbacks_.step) return;
     const double seconds = std::chrono::duration<double>(Clock::now() - began_).count();
-    callbacks_.step({t, schedule_.steps, epoch, loss, lr, norm, double(tokens_) / seconds,
-                     seconds / double(t - first_step_) * double(schedule_.steps - t)});
+    callbacks_.step({t, steps_, epoch, loss, lr, norm, double(tokens_) / seconds,
+                     seconds / double(t - first_step_) * double(steps_ - t)});
   }
 
   const Task& task_;
@@ -215,6 +216,7 @@ class Run {
   const TrainCallbacks& callbacks_;
   const TrainedSet& trained_;
   BatchOrder order_;
+  int64_t steps_;
   Schedule schedule_;
   Clock::time_point began_;
   std::vector<Tensor> weights_;

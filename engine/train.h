@@ -76,6 +76,7 @@ struct TrainOptions {
   Schedule::Kind schedule = Schedule::Kind::cosine;
   float lr = 2e-4f;
   int64_t warmup = 0;                // steps
+  int64_t schedule_offset = 0, schedule_steps = 0;      // a run that is part of a longer one: steps before it, and steps of the whole; 0 = it is not
   float clip = 1.f;                  // largest gradient norm; 0 = any
   AdamW optimizer;
   uint64_t seed = 0;

@@ -18,6 +18,27 @@ std::shared_ptr<Lora> Lora::init(int64_t in, int64_t out, int64_t rank, float al
 // s where it is cheapest: on r numbers a token
 Tensor Lora::operator()(const Tensor& x, const Tensor& y) const { return y + linear(kvt::scale(linear(x, a), scale), b); }
 
+Tensor Core::operator()(const Tensor& x, const Tensor& y) const {
+  const Tensor h = kvt::scale(linear(x, a), scale);
+  return y + linear(c.rank() == 1 ? h * c : linear(h, c), b);
+}
+
+std::shared_ptr<Lora> Core::folded() const {
+  const Tape::Pause pause;
+  return std::make_shared<Lora>(a.clone(), kvt::scale(c.rank() == 1 ? b * c : matmul(b, c), scale), 1.f);
+}
+
+// The step runs after those of all that uses y, when ∂L/∂y is complete.
+Tensor GradientTap::operator()(const Tensor& x, const Tensor& y) const {
+  if (Tape* tape = Tape::current()) {
+    y.want_grad();
+    tape->push([see = see, x, y] {
+      if (y.has_grad()) see(x, y.grad());
+    });
+  }
+  return y;
+}
+
 Tensor merged(const Tensor& w, const Lora& lora) {
   const Tape::Pause pause;
   return unpack(w) + scale(matmul(lora.b, lora.a), lora.scale);

@@ -1,5 +1,7 @@
 // Methods of adaptation: each is what one linear layer gains, under its equation.
 #pragma once
+#include <functional>
+
 #include "models/layers.h"
 
 namespace kvt {
@@ -13,6 +15,26 @@ struct Lora : Adapter {
   Lora(Tensor a_, Tensor b_, float s) : a(std::move(a_)), b(std::move(b_)), scale(s) {}
   static std::shared_ptr<Lora> init(int64_t in, int64_t out, int64_t rank, float alpha, Rng& rng);
   int64_t rank() const { return a.dim(0); }
+  Tensor operator()(const Tensor& x, const Tensor& y) const override;
+};
+
+// A small core between frozen bases:  y' = y + s B (C (A x)),  A [k, in], B [out, k];  only c is trained, C = diag(c) for c [k], and
+// C = c for c [k, k]. Weights σ of the diagonal's directions are rows of A scaled by σ.
+struct Core : Adapter {
+  Tensor a, b, c;
+  float scale = 1.f;
+
+  Core(Tensor a_, Tensor b_, Tensor c_, float s) : a(std::move(a_)), b(std::move(b_)), c(std::move(c_)), scale(s) {}
+  Tensor operator()(const Tensor& x, const Tensor& y) const override;
+  std::shared_ptr<Lora> folded() const;       // the same as a LoRA with scale 1:  A,  s B C
+};
+
+// Looks on:  y' = y, and in backward hands x [.., in] and dy = ∂L/∂y [.., out] to `see`: all that ∂L/∂W = dyᵀ x is made of, for weights
+// of any type, which themselves want no gradient. Belongs behind all other adapters of its layer.
+struct GradientTap : Adapter {
+  std::function<void(const Tensor& x, const float* dy)> see;
+
+  explicit GradientTap(std::function<void(const Tensor& x, const float* dy)> f) : see(std::move(f)) {}
   Tensor operator()(const Tensor& x, const Tensor& y) const override;
 };
 

@@ -1,12 +1,14 @@
-// kvt adapt: trains a LoRA adapter, or all weights, on text or on prompt–completion pairs.
+// kvt adapt: adapts a model to text or to prompt–completion pairs: by KVT's rounds, by a LoRA adapter, or in all weights.
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <tuple>
 
 #include "engine/adapter.h"
 #include "engine/atomic_file.h"
 #include "engine/checkpoint.h"
 #include "engine/fingerprint.h"
+#include "tools/adapt.h"
 #include "tools/commands.h"
 #include "tools/common.h"
 #include "tools/training_data.h"
@@ -14,68 +16,37 @@
 
 namespace kvt {
 
-namespace {
-
 using nlohmann::json;
 
-struct Options {
-  ModelOptions model;
-  std::string method = "lora", data, valid, out, checkpoint, schedule = "cosine", layers, out_type = "F32";
-  std::vector<std::string> targets = {"all"};
-  double valid_split = 0, lr = 0;
-  int64_t rank = 8, length = 256;
-  float alpha = 16;
-  bool resume = false, json = false;
-  TrainOptions train;
-};
-
-// "3" or "3-7" or "" = all
-void parse_layers(const std::string& text, LoraOptions& lora) {
-  if (text.empty()) return;
+BlockRange parse_blocks(const std::string& text) {
+  if (text.empty()) return {0, -1};
   int64_t first = 0, last = 0;
   char rest = 0;
   const int n = std::sscanf(text.c_str(), "%ld-%ld%c", &first, &last, &rest);
   require(n == 1 || n == 2, "--layers: expected FIRST-LAST, got '", text, "'");
-  lora.first_layer = first;
-  lora.last_layer = n == 2 ? last : first;
+  return {first, n == 2 ? last : first};
 }
 
-// What the method trains, and what becomes of it.
-struct Method {
-  TrainedSet trained;
-  std::function<Gguf()> result;
-};
-
-Method set_up(const Options& o, LoadedModel& m, const std::string& base) {
-  if (o.method == "full") {
-    require(o.model.adapters.empty(), "adapt: --method full trains the base's own weights; merge adapters into it first (kvt merge)");
-    const DType type = find_dtype(o.out_type.c_str())->type;
-    return {all_weights(*m.model), [&m, type] { return model_file(m.gguf, *m.model, type); }};
-  }
-  LoraOptions lora;
-  lora.rank = o.rank;
-  lora.alpha = o.alpha;
-  lora.targets = o.targets;
-  lora.seed = o.train.seed;
-  parse_layers(o.layers, lora);
-  const LoraSet set = attach_lora(*m.model, lora);
-  const DType type = o.out_type == "F16" ? DType::F16 : DType::F32;
-  return {trained_factors(set), [&m, set, base, type] { return adapter_file(set, m.model->config().architecture, base, type); }};
-}
-
-std::map<std::string, std::string> identity(const Options& o, const Examples& data, const Examples* validation) {
+std::map<std::string, std::string> identity(const AdaptOptions& o, const Examples& data, const Examples* validation) {
   auto options = o.train.describe();
   options["method"] = o.method;
   options["data"] = hex(data.fingerprint());
   options["validation"] = validation ? hex(validation->fingerprint()) : "none";
   options["length"] = std::to_string(o.length);
-  if (o.method == "lora") {
+  if (o.method != "full") {
     std::string targets;
     for (const std::string& t : o.targets) targets += (targets.empty() ? "" : ",") + t;
     options["targets"] = targets;
     options["layers"] = o.layers.empty() ? "all" : o.layers;
+  }
+  if (o.method == "lora") {
     options["rank"] = std::to_string(o.rank);
     options["alpha"] = std::to_string(o.alpha);
+  } else if (o.method == "kvt") {
+    options["core"] = o.core;
+    options["k"] = o.k;
+    options["rounds"] = std::to_string(o.rounds);
+    options["eta"] = std::to_string(o.eta);
   }
   std::string adapters;
   for (const std::string& adapter : o.model.adapters) {
@@ -89,7 +60,32 @@ std::map<std::string, std::string> identity(const Options& o, const Examples& da
   return options;
 }
 
-void print_plan(Report& report, const Options& o, const LoadedModel& m, const Method& method, const Examples& data, const Examples* validation,
+namespace {
+
+// What the method trains, and what becomes of it.
+struct Method {
+  TrainedSet trained;
+  std::function<Gguf()> result;
+};
+
+Method set_up(const AdaptOptions& o, LoadedModel& m, const std::string& base) {
+  if (o.method == "full") {
+    require(o.model.adapters.empty(), "adapt: --method full trains the base's own weights; merge adapters into it first (kvt merge)");
+    const DType type = find_dtype(o.out_type.c_str())->type;
+    return {all_weights(*m.model), [&m, type] { return model_file(m.gguf, *m.model, type); }};
+  }
+  LoraOptions lora;
+  lora.rank = o.rank;
+  lora.alpha = o.alpha;
+  lora.targets = o.targets;
+  lora.seed = o.train.seed;
+  std::tie(lora.first_layer, lora.last_layer) = parse_blocks(o.layers);
+  const LoraSet set = attach_lora(*m.model, lora);
+  const DType type = o.out_type == "F16" ? DType::F16 : DType::F32;
+  return {trained_factors(set), [&m, set, base, type] { return adapter_file(set, m.model->config().architecture, base, type); }};
+}
+
+void print_plan(Report& report, const AdaptOptions& o, const LoadedModel& m, const Method& method, const Examples& data, const Examples* validation,
                 const std::string& base) {
   int64_t trained = 0, weights = 0, weight_bytes = 0;
   int64_t adapted = 0;
@@ -120,22 +116,24 @@ void print_plan(Report& report, const Options& o, const LoadedModel& m, const Me
                 {"validation_labels", validation ? validation->learned() : 0}, {"steps", steps}, {"memory_estimate", memory}});
 }
 
-void run(Options o) {
+void run(AdaptOptions o) {
   interrupted();      // from here on ^C ends the run in good order
   const bool json_output = o.json;
   Report report(json_output);
   { const AtomicFile writable(o.out); }      // an output that cannot be written is told now, not after the work
   if (o.checkpoint.empty()) o.checkpoint = o.out + ".checkpoint";
   o.train.schedule = schedule_kind(o.schedule);
-  o.train.lr = float(o.lr > 0 ? o.lr : o.method == "full" ? 2e-5 : 3e-4);
+  o.train.lr = float(o.lr > 0 ? o.lr : o.method == "full" ? 2e-5 : o.method == "kvt" && o.core == "spectral" ? 3e-3 : o.method == "kvt" ? 1e-3 : 3e-4);
 
   LoadedModel m = open_model(o.model);
   const std::string base = fingerprint(m.gguf);
   Examples data = read_examples(o.data, *m.tokenizer, o.length);
   std::optional<Examples> validation;
   if (!o.valid.empty()) validation = read_examples(o.valid, *m.tokenizer, o.length);
+  else if (o.method == "kvt" && o.valid_split == 0) validation = data.split(0.2);      // its rounds are judged on it
   else if (o.valid_split > 0) validation = data.split(o.valid_split);
   const Examples* valid = validation ? &*validation : nullptr;
+  if (o.method == "kvt") return adapt_in_rounds(o, m, base, data, *valid, report);
   const Method method = set_up(o, m, base);
   print_plan(report, o, m, method, data, valid, base);
 
@@ -172,11 +170,15 @@ void run(Options o) {
 }  // namespace
 
 void add_adapt(CLI::App& app) {
-  auto o = std::make_shared<Options>();
-  CLI::App* c = app.add_subcommand("adapt", "train a LoRA adapter, or all weights, on text or prompt-completion pairs");
+  auto o = std::make_shared<AdaptOptions>();
+  CLI::App* c = app.add_subcommand("adapt", "adapt a model to text or prompt-completion pairs: KVT, LoRA, or all weights");
   add_model_options(*c, o->model);
   TrainOptions& t = o->train;
-  c->add_option("--method", o->method, "lora (default; any base) or full (bases with float weights)")->check(CLI::IsMember({"lora", "full"}));
+  c->add_option("--method", o->method, "lora (default) or kvt: any base; full: bases with float weights")->check(CLI::IsMember({"lora", "kvt", "full"}));
+  c->add_option("--core", o->core, "kvt: extracted (default; nothing trained), spectral or dense")->check(CLI::IsMember({"extracted", "spectral", "dense"}));
+  c->add_option("--k", o->k, "kvt: directions a layer and round (default 8), or auto");
+  c->add_option("--rounds", o->rounds, "kvt: rounds at most (default 8); each is one pass over the data")->check(CLI::PositiveNumber);
+  c->add_option("--eta", o->eta, "kvt: where the first line search starts (default 1/32)")->check(CLI::PositiveNumber);
   c->add_option("--data", o->data, "text file, or .jsonl of {\"prompt\": …, \"completion\": …}; only completions are learned")->required();
   auto* valid = c->add_option("--valid", o->valid, "validation data, likewise");
   c->add_option("--valid-split", o->valid_split, "take this fraction from the end of the data for validation")->excludes(valid)->check(CLI::Range(0.0, 0.9));
@@ -209,10 +211,11 @@ void add_adapt(CLI::App& app) {
             "  kvt adapt -m model.gguf --data domain.txt --valid-split 0.1 -o domain.gguf --epochs 3\n"
             "  kvt adapt -m model.gguf --data pairs.jsonl -o task.gguf --rank 16 --targets attn_q,attn_v --steps 500 --eval-every 50 --patience 3 --valid held-out.jsonl\n"
             "  kvt adapt -m model-f32.gguf --method full --data domain.txt -o tuned.gguf --recompute\n"
+            "  kvt adapt -m model.gguf --method kvt --data domain.txt --valid held-out.txt -o domain.gguf --length 128\n"
             "  kvt run -m model.gguf --adapter domain.gguf -p \"…\"");
   c->callback([o] {
     for (char& letter : o->out_type) letter = char(std::toupper(letter));
-    if (o->method == "lora" && o->out_type != "F32" && o->out_type != "F16") throw CLI::ValidationError("--out-type", "an adapter is written as F32 or F16");
+    if (o->method != "full" && o->out_type != "F32" && o->out_type != "F16") throw CLI::ValidationError("--out-type", "an adapter is written as F32 or F16");
     run(*o);
   });
 }

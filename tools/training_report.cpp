@@ -17,6 +17,13 @@ void Report::line(const std::string& text) {
   open_ = false;
 }
 
+void Report::progress(const std::string& text) {
+  if (!terminal_) return;
+  std::fprintf(stderr, "\r\x1b[K%s", text.c_str());
+  std::fflush(stderr);
+  open_ = true;
+}
+
 void Report::event(const json& object) const {
   if (!json_) return;
   std::printf("%s\n", object.dump(-1, ' ', false, json::error_handler_t::replace).c_str());
@@ -33,10 +40,8 @@ void Report::step(const StepReport& r) {
   std::snprintf(text, sizeof text, "step %lld/%lld  loss %.4f  lr %.3g  |g| %.3f  %.0f tokens/s  %lld:%02lld left", static_cast<long long>(r.step),
                 static_cast<long long>(r.steps), r.loss, r.lr, r.gradient_norm, r.tokens_per_second, static_cast<long long>(left / 60),
                 static_cast<long long>(left % 60));
-  if (!terminal_) return line(text);
-  std::fprintf(stderr, "\r\x1b[K%s", text);
-  std::fflush(stderr);
-  open_ = true;
+  if (terminal_) progress(text);
+  else line(text);
 }
 
 void Report::validation(const ValidationReport& r) {

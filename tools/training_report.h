@@ -12,6 +12,7 @@ class Report {
   explicit Report(bool as_json);
 
   void line(const std::string& text);                      // for people, on standard error; nothing with JSON
+  void progress(const std::string& text);                  // a line that the next one replaces; only on a terminal
   void event(const nlohmann::json& object) const;          // one JSON line on standard output; nothing without
   void step(const StepReport& r);
   void validation(const ValidationReport& r);

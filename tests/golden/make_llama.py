@@ -104,5 +104,6 @@ def make(tied):
     print(path.name, path.stat().st_size, "bytes; losses", " ".join(f"{x:.5f}" for x in losses))
 
 
-for tied in (True, False):
-    make(tied)
+if __name__ == "__main__":
+    for tied in (True, False):
+        make(tied)

@@ -1,0 +1,36 @@
+// The knowledge that training data holds for each linear layer: the leading singular directions of its mean gradient,
+//
+//   G_l = ∂L/∂W_l = Σ_t dy_tᵀ x_t  [out, in],   L = mean loss per label over all examples,   G_l ≈ U S Vᵀ to rank k,
+//
+// in one pass over the data, over weights of any type. G_l is sketched (ops/sketch.h): none exists whole unless it is smaller than that.
+#pragma once
+#include <functional>
+
+#include "engine/adapter.h"
+#include "ops/sketch.h"
+
+namespace kvt {
+
+struct LayerGradient {
+  Svd svd;
+  double energy = 0;
+};
+
+struct ExtractOptions {
+  int64_t k = 8;
+  int64_t batch = 1;                 // examples in one forward pass; the result is the same up to rounding
+  bool recompute = false;            // of activations in backward: less memory, about a third more time
+  uint64_t seed = 0;                 // of Ω and Ψ
+};
+struct ExtractProgress { int64_t done, examples; double loss; };      // loss: mean per label so far, in nats
+
+// G of each layer, in their order; empty if cancelled() said so. `loss`, if not null, becomes the mean loss. Throws an Error naming the
+// layer whose gradient is not finite.
+std::vector<LayerGradient> extract_gradients(const Task& task, const std::vector<TargetLayer>& layers, const ExtractOptions& options,
+                                             const std::function<void(const ExtractProgress&)>& progress = {},
+                                             const std::function<bool()>& cancelled = {}, double* loss = nullptr);
+
+// The least k whose singular values hold `share` of the energy, as the mean over layers; no more than they have.
+int64_t directions_holding(const std::vector<LayerGradient>& gradients, double share);
+
+}  // namespace kvt

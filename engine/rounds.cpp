@@ -1,0 +1,301 @@
+#include "engine/rounds.h"
+
+#include <chrono>
+#include <cmath>
+#include <tuple>
+
+namespace kvt {
+
+const char* name(CoreForm core) { return core == CoreForm::extracted ? "extracted" : core == CoreForm::spectral ? "spectral" : "dense"; }
+
+CoreForm core_form(const std::string& text) {
+  for (CoreForm core : {CoreForm::extracted, CoreForm::spectral, CoreForm::dense})
+    if (text == name(core)) return core;
+  fail("no core form '", text, "'; there are extracted, spectral and dense");
+}
+
+Step line_search(const std::function<double(float)>& f, double at_zero, float start, const std::function<bool()>& cancelled) {
+  Step best{0, at_zero};
+  const auto better = [&](float eta) {
+    if (cancelled && cancelled()) return false;
+    const double loss = f(eta);
+    if (!(loss < best.loss)) return false;
+    best = {eta, loss};
+    return true;
+  };
+  constexpr int most = 8;            // doublings, or halvings
+  float eta = start;
+  bool falling = better(eta);
+  if (falling) {
+    int doublings = 0;
+    while (doublings < most && better(2 * eta)) eta *= 2, ++doublings;
+    if (doublings > 0) return best;
+  }
+  for (int n = 0; n < most; ++n) {
+    eta /= 2;
+    const bool fell = better(eta);
+    if (falling && !fell) break;     // the least lies behind
+    falling = fell;
+  }
+  return best;
+}
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+Tensor transposed(const Tensor& x) { return permute(x, {1, 0}); }
+
+// S/s_1
+std::vector<float> weights(const Svd& g) {
+  std::vector<float> w(g.s.data(), g.s.data() + g.rank());
+  const float most = std::max(w[0], std::numeric_limits<float>::min());
+  for (float& s : w) s /= most;
+  return w;
+}
+
+class Rounds {
+ public:
+  Rounds(const Task& data, const Task& validation, const std::vector<TargetLayer>& layers, const RoundsOptions& options, RoundsState& state,
+         const RoundsCallbacks& callbacks)
+      : data_(data), validation_(validation), layers_(layers), options_(options), state_(state), callbacks_(callbacks), began_(Clock::now()) {
+    require(options.k >= 0 && options.rounds >= 1, "kvt: ", options.k, " directions, ", options.rounds, " rounds");
+    require(options.eta > 0 && std::isfinite(options.eta), "kvt: first step ", options.eta);
+  }
+
+  bool go() {
+    const int64_t first = state_.rounds();
+    if (state_.losses.empty()) {
+      const double base = evaluate();
+      if (cancelled()) return false;
+      require(std::isfinite(base), "kvt: the base's validation loss is ", base);
+      state_.losses.push_back(base);
+    }
+    while (!state_.finished) {
+      RoundReport report{};
+      report.round = state_.rounds() + 1;
+      report.before = state_.losses.back();
+      const int64_t evaluations = state_.evaluations;
+      if (!round(report)) return false;
+      report.rank = state_.set.layers.empty() ? 0 : state_.set.layers[0].lora->rank();
+      for (const auto& layer : state_.set.layers) report.rank = std::max(report.rank, layer.lora->rank());
+      report.evaluations = state_.evaluations - evaluations;
+      report.seconds = std::chrono::duration<double>(Clock::now() - began_).count();
+      const auto done = double(report.round - first);
+      state_.finished = report.eta == 0 || report.round == options_.rounds;
+      report.seconds_left = state_.finished ? 0 : report.seconds / done * double(options_.rounds - report.round);
+      if (callbacks_.round) callbacks_.round(report);
+      if (callbacks_.save) callbacks_.save(state_);
+    }
+    return true;
+  }
+
+ private:
+  bool cancelled() const { return callbacks_.cancelled && callbacks_.cancelled(); }
+
+  double evaluate() {
+    ++state_.evaluations;
+    return kvt::evaluate(validation_, options_.train.batch, callbacks_.cancelled);
+  }
+
+  bool round(RoundReport& report) {
+    ExtractOptions extract = options_.extract;
+    const bool choose = state_.k == 0 && options_.k == 0;
+    if (!choose) state_.k = state_.k > 0 ? state_.k : options_.k;
+    extract.k = choose ? automatic_k_most : state_.k;
+    extract.seed = options_.extract.seed + uint64_t(report.round);
+    const std::vector<LayerGradient> gradients = extract_gradients(data_, layers_, extract, callbacks_.extracting, callbacks_.cancelled, &report.training_loss);
+    if (gradients.empty()) return false;
+
+    int64_t k = choose ? directions_holding(gradients, automatic_k_share) : state_.k;
+    const Factors before = factors();
+    Step step = take(gradients, k);
+    while (choose && step.eta > 0 && k > 1 && !cancelled()) {
+      const Factors whole = factors();
+      restore(before);
+      const Step half = take(gradients, k / 2);
+      if (half.loss > step.loss + 0.01 * (report.before - step.loss)) {
+        restore(whole);
+        break;
+      }
+      k /= 2;
+      step = half;
+    }
+    if (cancelled() || step.eta == 0) restore(before);
+    if (cancelled()) return false;
+    if (choose) state_.k = k;
+    if (step.eta > 0) keep(gradients, k, step);
+    report.k = k;
+    report.eta = step.eta;
+    report.loss = step.loss;
+    double layers = 0;
+    for (const LayerGradient& g : gradients) {
+      if (g.energy <= 0) continue;
+      layers += 1;
+      for (int64_t i = 0; i < std::min(k, g.svd.rank()); ++i) report.energy += double(g.svd.s.data()[i]) * double(g.svd.s.data()[i]) / g.energy;
+    }
+    report.energy /= std::max(layers, 1.0);
+    return true;
+  }
+
+  // The round's step in k directions, in the adapters.
+  Step take(const std::vector<LayerGradient>& gradients, int64_t k) {
+    return options_.core == CoreForm::extracted ? search(gradients, k) : train_core(gradients, k);
+  }
+
+  // The adapters' numbers, layer by layer; none before the first round. Adding columns makes new tensors: these stay as they are.
+  using Factors = std::vector<std::pair<Tensor, Tensor>>;
+  Factors factors() const {
+    Factors all;
+    for (const auto& layer : state_.set.layers) all.push_back({layer.lora->a, layer.lora->b});
+    return all;
+  }
+
+  void restore(const Factors& all) {
+    if (all.empty() && !state_.set.layers.empty()) {
+      for (const TargetLayer& layer : layers_) layer.linear->adapters.pop_back();
+      state_.set.layers.clear();
+    }
+    for (size_t i = 0; i < all.size(); ++i) std::tie(state_.set.layers[i].lora->a, state_.set.layers[i].lora->b) = all[i];
+  }
+
+  // k more rows of A [r, in], columns of B [out, r]
+  void add(size_t i, const Tensor& a, const Tensor& b) {
+    const Tape::Pause pause;
+    if (state_.set.layers.size() < layers_.size()) {
+      state_.set.layers.push_back({layers_[i].name, std::make_shared<Lora>(a.clone(), b.clone(), 1.f)});
+      layers_[i].linear->adapters.push_back(state_.set.layers.back().lora);
+    } else {
+      Lora& lora = *state_.set.layers[i].lora;
+      lora.a = concat(std::vector<Tensor>{lora.a, a}, 0);
+      lora.b = concat(std::vector<Tensor>{lora.b, b}, 1);
+    }
+  }
+
+  void keep(const std::vector<LayerGradient>& gradients, int64_t k, const Step& step) {
+    for (const LayerGradient& g : gradients) state_.singular.insert(state_.singular.end(), g.svd.s.data(), g.svd.s.data() + std::min(k, g.svd.rank()));
+    state_.etas.push_back(step.eta);
+    state_.losses.push_back(step.loss);
+  }
+
+  // extracted:  A = Vᵀ,  B = −η U (S/s_1)
+  Step search(const std::vector<LayerGradient>& gradients, int64_t k) {
+    std::vector<Svd> kept;
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      kept.push_back(gradients[i].svd.leading(k));
+      add(i, transposed(kept[i].v), kept[i].u);
+    }
+    const auto set_step = [&](float eta) {
+      for (size_t i = 0; i < layers_.size(); ++i) {
+        const Tensor &u = kept[i].u, &b = state_.set.layers[i].lora->b;
+        const std::vector<float> w = weights(kept[i]);
+        const int64_t columns = u.dim(1), rank = b.dim(1);
+        for (int64_t o = 0; o < u.dim(0); ++o)
+          for (int64_t j = 0; j < columns; ++j) b.data()[o * rank + rank - columns + j] = -eta * u.data()[o * columns + j] * w[size_t(j)];
+      }
+    };
+    const auto loss_at = [&](float eta) {
+      set_step(eta);
+      const double loss = evaluate();
+      if (callbacks_.trial) callbacks_.trial(eta, loss);
+      return loss;
+    };
+    const Step step = line_search(loss_at, state_.losses.back(), state_.etas.empty() ? options_.eta : state_.etas.back(), callbacks_.cancelled);
+    set_step(step.eta);
+    return step;
+  }
+
+  // spectral, dense:  a core trained between A = (S/s_1) Vᵀ or Vᵀ and B = U, then folded
+  Step train_core(const std::vector<LayerGradient>& gradients, int64_t k) {
+    constexpr float scale = 2;
+    TrainedSet trained;
+    std::vector<std::shared_ptr<Core>> cores;
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      const Svd g = gradients[i].svd.leading(k);
+      const Tensor a = transposed(g.v);
+      const int64_t n = g.rank();
+      const std::vector<float> w = weights(g);
+      for (int64_t j = 0; options_.core == CoreForm::spectral && j < n; ++j)
+        for (int64_t c = 0; c < a.dim(1); ++c) a.data()[j * a.dim(1) + c] *= w[size_t(j)];
+      cores.push_back(std::make_shared<Core>(a, g.u, Tensor::zeros(options_.core == CoreForm::spectral ? Shape{n} : Shape{n, n}), scale));
+      cores[i]->c.want_grad();
+      trained.push_back({layers_[i].name + ".core", cores[i]->c, false});
+      layers_[i].linear->adapters.push_back(cores[i]);
+    }
+    TrainOptions options = options_.train;
+    const int64_t all = train_steps(options, data_.size()), r = state_.rounds(), R = options_.rounds;
+    options.steps = all * (r + 1) / R - all * r / R;
+    require(options.steps > 0, "kvt: ", all, " steps for ", R, " rounds");
+    options.schedule_offset = all * r / R;
+    options.schedule_steps = all;
+    options.seed += uint64_t(r);             // each round its own order of the data
+    TrainCallbacks callbacks = callbacks_.training;
+    callbacks.save = {};
+    callbacks.cancelled = callbacks_.cancelled;
+    callbacks.validation = [&, report = callbacks.validation](const ValidationReport& v) {
+      ++state_.evaluations;
+      if (report) report(v);
+    };
+    TrainState train_state;
+    train(data_, trained, options, &validation_, train_state, callbacks);
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      layers_[i].linear->adapters.pop_back();
+      const auto folded = cores[i]->folded();
+      add(i, folded->a, folded->b);
+    }
+    const bool better = train_state.best_loss < state_.losses.back();
+    return {better ? 1.f : 0.f, std::min(train_state.best_loss, state_.losses.back())};
+  }
+
+  const Task &data_, &validation_;
+  const std::vector<TargetLayer>& layers_;
+  const RoundsOptions& options_;
+  RoundsState& state_;
+  const RoundsCallbacks& callbacks_;
+  Clock::time_point began_;
+};
+
+}  // namespace
+
+bool run_rounds(const Task& data, const Task& validation, const std::vector<TargetLayer>& layers, const RoundsOptions& options,
+                RoundsState& state, const RoundsCallbacks& callbacks) {
+  return Rounds(data, validation, layers, options, state, callbacks).go();
+}
+
+Gguf rounds_file(const RoundsState& state, CoreForm core, const std::string& architecture, const std::string& base, DType type) {
+  Gguf file = adapter_file(state.set, architecture, base, type);
+  file.set("kvt.core", std::string(name(core)));
+  file.set("kvt.k", uint32_t(state.k));
+  file.set("kvt.rounds", uint32_t(state.rounds()));
+  file.set("kvt.etas", state.etas);
+  file.set("kvt.losses", state.losses);
+  file.set("kvt.singular_values", state.singular);
+  file.set("kvt.validation_passes", uint32_t(state.evaluations));
+  file.set("kvt.finished", state.finished);
+  return file;
+}
+
+RoundsState read_rounds(Model& model, const Gguf& file, const std::vector<TargetLayer>& layers, const std::string& base) {
+  const std::string& path = file.path();
+  RoundsState state;
+  state.k = file.integer("kvt.k");
+  state.etas = file.array<float>("kvt.etas");
+  state.losses = file.array<double>("kvt.losses");
+  state.singular = file.array<float>("kvt.singular_values");
+  state.evaluations = file.integer("kvt.validation_passes");
+  state.finished = file.boolean("kvt.finished", false);
+  require(state.k >= 1 && state.rounds() == file.integer("kvt.rounds") && int64_t(state.losses.size()) == state.rounds() + 1, path,
+          ": rounds, etas and losses do not fit each other");
+  const LoraSet read = load_adapter(model, file, 1, base);
+  std::map<std::string, std::shared_ptr<Lora>> by_name;
+  for (const auto& layer : read.layers) by_name[layer.name] = layer.lora;
+  for (const TargetLayer& layer : layers) {
+    const auto found = by_name.find(layer.name);
+    require(found != by_name.end(), path, ": no adapter for '", layer.name, "'");
+    state.set.layers.push_back({layer.name, found->second});
+  }
+  require(by_name.size() == layers.size(), path, ": adapters of ", by_name.size(), " layers, expected ", layers.size());
+  return state;
+}
+
+}  // namespace kvt

@@ -1,0 +1,113 @@
+// kvt adapt --method kvt: rounds of extraction, each with a line search or with a small core trained (engine/rounds.h).
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+
+#include "engine/checkpoint.h"
+#include "engine/rounds.h"
+#include "tools/adapt.h"
+#include "tools/commands.h"
+
+namespace kvt {
+
+using nlohmann::json;
+
+static int64_t directions(const std::string& text) {
+  if (text == "auto") return 0;
+  require(!text.empty() && text.size() <= 4 && text.find_first_not_of("0123456789") == std::string::npos && std::stoi(text) > 0,
+          "--k: expected a number of directions, or auto, got '", text, "'");
+  return std::stoi(text);
+}
+
+static std::string clock(double seconds) {
+  char text[32];
+  const auto s = static_cast<long long>(seconds + 0.5);
+  std::snprintf(text, sizeof text, "%lld:%02lld", s / 60, s % 60);
+  return text;
+}
+
+static void print_plan(Report& report, const AdaptOptions& o, const LoadedModel& m, const std::vector<TargetLayer>& layers, const Examples& data,
+                       const Examples& validation, const std::string& base) {
+  report.line("base        " + o.model.model + ": " + m.model->config().architecture + ", fingerprint " + base);
+  report.line("method      kvt, " + o.core + " core, k " + o.k + ", at most " + std::to_string(o.rounds) + " rounds, " + std::to_string(layers.size()) + " layers");
+  report.line("data        " + std::to_string(data.size()) + " examples of at most " + std::to_string(o.length) + " tokens, " + in_thousands(data.learned()) +
+              " labels; validation " + std::to_string(validation.size()) + " examples, " + in_thousands(validation.learned()) + " labels" +
+              (o.valid.empty() ? " (from the end of the data)" : ""));
+  report.event({{"event", "plan"}, {"base", base}, {"method", "kvt"}, {"core", o.core}, {"k", o.k}, {"rounds", o.rounds}, {"layers", layers.size()},
+                {"examples", data.size()}, {"labels", data.learned()}, {"validation_labels", validation.learned()}});
+}
+
+void adapt_in_rounds(const AdaptOptions& o, LoadedModel& m, const std::string& base, const Examples& data, const Examples& validation, Report& report) {
+  RoundsOptions options;
+  options.core = core_form(o.core);
+  options.k = directions(o.k);
+  options.rounds = o.rounds;
+  options.eta = o.eta;
+  options.extract.batch = o.train.batch;
+  options.extract.recompute = o.train.recompute;
+  options.extract.seed = o.train.seed;
+  options.train = o.train;
+  const auto [first, last] = parse_blocks(o.layers);
+  const std::vector<TargetLayer> layers = target_layers(*m.model, o.targets, first, last);
+  print_plan(report, o, m, layers, data, validation, base);
+
+  const std::string& architecture = m.model->architecture();
+  const RunIdentity self{base, identity(o, data, &validation)};
+  RoundsState state;
+  if (o.resume) {
+    const Gguf file = Gguf::open(o.checkpoint, Gguf::Access::read);
+    require_identity(file, self);
+    state = read_rounds(*m.model, file, layers, base);
+    report.line("resuming    from " + o.checkpoint + " after round " + std::to_string(state.rounds()));
+  }
+  RoundsCallbacks callbacks;
+  callbacks.cancelled = interrupted;
+  callbacks.extracting = [&](const ExtractProgress& p) {
+    char text[100];
+    std::snprintf(text, sizeof text, "extracting  %lld of %lld examples  loss %.4f", static_cast<long long>(p.done), static_cast<long long>(p.examples), p.loss);
+    report.progress(text);
+  };
+  callbacks.trial = [&](float eta, double loss) {
+    char text[80];
+    std::snprintf(text, sizeof text, "  step %-8.4g validation loss %.4f", double(eta), loss);
+    report.line(text);
+    report.event({{"event", "trial"}, {"eta", eta}, {"loss", loss}});
+  };
+  callbacks.training.step = [&](const StepReport& r) { report.step(r); };
+  callbacks.training.validation = [&](const ValidationReport& r) { report.validation(r); };
+  callbacks.round = [&](const RoundReport& r) {
+    char text[240];
+    std::snprintf(text, sizeof text, "round %lld     training loss %.4f  validation loss %.4f -> %.4f  k %lld (%.0f %% of the gradient)  rank %lld  %lld validation passes  %s, at most %s left",
+                  static_cast<long long>(r.round), r.training_loss, r.before, r.loss, static_cast<long long>(r.k), 100 * r.energy,
+                  static_cast<long long>(r.rank), static_cast<long long>(r.evaluations), clock(r.seconds).c_str(), clock(r.seconds_left).c_str());
+    report.line(text);
+    report.event({{"event", "round"}, {"round", r.round}, {"eta", r.eta}, {"training_loss", r.training_loss}, {"loss", r.loss}, {"before", r.before},
+                  {"k", r.k}, {"energy", r.energy}, {"rank", r.rank}, {"validation_passes", r.evaluations}, {"seconds", r.seconds}, {"seconds_left", r.seconds_left}});
+  };
+  callbacks.save = [&](const RoundsState& s) {
+    if (s.set.layers.empty()) return;
+    Gguf file = rounds_file(s, options.core, architecture, base, DType::F32);
+    set_identity(file, self);
+    file.write(o.checkpoint);
+  };
+  const CausalTask task(*m.model, data), held_out(*m.model, validation);
+  if (!run_rounds(task, held_out, layers, options, state, callbacks)) {
+    report.line("interrupted after round " + std::to_string(state.rounds()) +
+                (state.rounds() > 0 ? "; to go on, repeat the command with --resume (checkpoint " + o.checkpoint + ")" : ""));
+    report.event({{"event", "interrupted"}, {"round", state.rounds()}, {"checkpoint", o.checkpoint}});
+    throw Interrupted();
+  }
+  require(state.rounds() > 0, "kvt: no step along the gradient lowers the validation loss (", state.losses[0], " nats per label); nothing is written");
+  rounds_file(state, options.core, architecture, base, o.out_type == "F16" ? DType::F16 : DType::F32).write(o.out);
+  std::error_code ignored;
+  std::filesystem::remove(o.checkpoint, ignored);            // of no further use: the run it belongs to is over
+  char text[160];
+  std::snprintf(text, sizeof text, "validation loss %.4f -> %.4f in %lld rounds; %lld passes over the data, %lld over the validation data", state.losses.front(),
+                state.losses.back(), static_cast<long long>(state.rounds()), static_cast<long long>(state.losses.size()) - 1, static_cast<long long>(state.evaluations));
+  report.line(text);
+  report.line("wrote " + o.out + "; peak memory " + megabytes(peak_memory()));
+  report.event({{"event", "done"}, {"out", o.out}, {"rounds", state.rounds()}, {"etas", state.etas}, {"losses", state.losses},
+                {"validation_passes", state.evaluations}, {"peak_memory", peak_memory()}});
+}
+
+}  // namespace kvt
