@@ -14,7 +14,7 @@ CoreForm core_form(const std::string& text) {
   fail("no core form '", text, "'; there are extracted, spectral and dense");
 }
 
-Step line_search(const std::function<double(float)>& f, double at_zero, float start, const std::function<bool()>& cancelled) {
+Step line_search(const std::function<double(float)>& f, double at_zero, float start, int most, const std::function<bool()>& cancelled) {
   Step best{0, at_zero};
   const auto better = [&](float eta) {
     if (cancelled && cancelled()) return false;
@@ -23,7 +23,6 @@ Step line_search(const std::function<double(float)>& f, double at_zero, float st
     best = {eta, loss};
     return true;
   };
-  constexpr int most = 8;            // doublings, or halvings
   float eta = start;
   bool falling = better(eta);
   if (falling) {
@@ -200,7 +199,8 @@ class Rounds {
       if (callbacks_.trial) callbacks_.trial(eta, loss);
       return loss;
     };
-    const Step step = line_search(loss_at, state_.losses.back(), state_.etas.empty() ? options_.eta : state_.etas.back(), callbacks_.cancelled);
+    const bool first = state_.etas.empty();          // later rounds know about how far to go: 2^−4 of that is as good as nothing
+    const Step step = line_search(loss_at, state_.losses.back(), first ? options_.eta : state_.etas.back(), first ? 8 : 4, callbacks_.cancelled);
     set_step(step.eta);
     return step;
   }

@@ -22,7 +22,7 @@ struct RoundsOptions {
   int64_t k = 8;                     // directions a layer and round; 0 = automatic_k
   int64_t rounds = 8;                // at most
   float eta = 1.f / 32;                 // where the first line search starts
-  ExtractOptions extract;            // its k is ignored
+  ExtractOptions extract;            // its k is ignored, its seed is that of the first round
   TrainOptions train;                // spectral and dense: steps of all rounds together; also the size of validation batches
 };
 
@@ -66,10 +66,10 @@ struct RoundsCallbacks {
 bool run_rounds(const Task& data, const Task& validation, const std::vector<TargetLayer>& layers, const RoundsOptions& options,
                 RoundsState& state, const RoundsCallbacks& callbacks);
 
-// The η = start · 2^n with the least f(η), found by doubling or halving as long as that helps; η = 0 with f(0) = `at_zero` if nothing
-// down to start/256 does. Not-a-number counts as infinite. Asks `cancelled` before each evaluation and then returns what it has.
+// The η = start · 2^n with the least f(η), found by doubling or halving as long as that helps, |n| ≤ `most`; η = 0 with f(0) = `at_zero` if
+// nothing does. Not-a-number counts as infinite. Asks `cancelled` before each evaluation and then returns what it has.
 struct Step { float eta; double loss; };
-Step line_search(const std::function<double(float)>& f, double at_zero, float start, const std::function<bool()>& cancelled = {});
+Step line_search(const std::function<double(float)>& f, double at_zero, float start, int most = 8, const std::function<bool()>& cancelled = {});
 
 // An adapter file (engine/adapter.h) with these keys beside a LoRA's:
 //

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "engine/checkpoint.h"
+#include "engine/control_vector.h"
 #include "engine/fingerprint.h"
 #include "engine/rounds.h"
 #include "tensor/parallel.h"
@@ -266,8 +267,9 @@ TEST_CASE("the line search doubles and halves to the least, and says when nothin
   CHECK(none.loss == 1);
   const auto explodes = [](float eta) { return eta > 0.1f ? std::nan("") : double(eta); };
   CHECK(line_search(explodes, 1, 1).eta == 1.f / 256);
+  CHECK(line_search(explodes, 1, 1, 2).eta == 0);
   calls = 0;
-  CHECK(line_search(valley(0), 10, 1, [] { return true; }).eta == 0);
+  CHECK(line_search(valley(0), 10, 1, 8, [] { return true; }).eta == 0);
   CHECK(calls == 0);
 }
 
@@ -444,4 +446,35 @@ TEST_CASE("rounds killed and resumed, or cancelled and gone on, end with the sam
   CHECK(run.state.rounds() == 2);
   CHECK(run.state.set.layers[0].lora->rank() == 4);
   CHECK(run.loss() == doctest::Approx(run.state.losses[2]));
+}
+
+TEST_CASE("a control vector: llama.cpp's keys; it is the mean change of the residual stream, and moves the logits the way the adapter does") {
+  Run run({.layers = 3});
+  run.options.rounds = 2;
+  REQUIRE(run.go());
+  const auto scores = [](Run& r) { return r.model->logits(r.model->hidden(r.held_out[0].tokens, 1, int64_t(r.held_out[0].tokens.size()), {})); };
+  const Tensor adapted = scores(run);
+  const Gguf file = control_vector(*run.model, run.state.set, run.data);
+  const Tensor again = scores(run);
+  CHECK(std::equal(adapted.data(), adapted.data() + adapted.size(), again.data()));      // the model is as it was
+  CHECK(file.string("general.architecture") == "controlvector");
+  CHECK(file.string("controlvector.model_hint") == "llama");
+  CHECK(std::get<int32_t>(*file.find("controlvector.layer_count")) == 2);
+  CHECK(file.tensors().size() == 2);
+  CHECK(file.tensor("direction.1").shape() == Shape{32});
+
+  // What direction.1 + direction.2 sum to, from the final states before their norm: h = Σ over blocks of what they add.
+  struct Offset : Adapter {
+    Tensor d;
+    explicit Offset(Tensor direction) : d(std::move(direction)) {}
+    Tensor operator()(const Tensor&, const Tensor& y) const override { return y + d; }
+  };
+  Run steered({.layers = 3}), plain({.layers = 3});
+  for (const TargetLayer& layer : steered.layers)
+    for (const char* l : {"1", "2"})
+      if (layer.name == std::string("blk.") + l + ".ffn_down") layer.linear->adapters.push_back(std::make_shared<Offset>(file.tensor(std::string("direction.") + l)));
+  const Tensor before = scores(plain), moved = scores(steered) - before, wanted = adapted - before;
+  const Tensor mean_moved = mean(moved.view({moved.size() / 40, 40}), 0), mean_wanted = mean(wanted.view({wanted.size() / 40, 40}), 0);
+  CHECK(sum(mean_moved * mean_wanted).item() > 0.7f * float(norm(mean_moved) * norm(mean_wanted)));
+  CHECK_THROWS_AS(control_vector(*Run({.layers = 1}).model, {}, run.data), Error);
 }

@@ -43,7 +43,7 @@ void adapt_in_rounds(const AdaptOptions& o, LoadedModel& m, const std::string& b
   options.k = directions(o.k);
   options.rounds = o.rounds;
   options.eta = o.eta;
-  options.extract.batch = o.train.batch;
+  options.extract.batch = 1;         // the mean does not depend on it, memory does
   options.extract.recompute = o.train.recompute;
   options.extract.seed = o.train.seed;
   options.train = o.train;

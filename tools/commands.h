@@ -11,6 +11,7 @@ void add_run(CLI::App& app);
 void add_adapt(CLI::App& app);
 void add_merge(CLI::App& app);
 void add_extract(CLI::App& app);
+void add_export(CLI::App& app);
 void add_demo(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_embed(CLI::App& app);
