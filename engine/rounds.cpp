@@ -6,12 +6,26 @@
 
 namespace kvt {
 
-const char* name(CoreForm core) { return core == CoreForm::extracted ? "extracted" : core == CoreForm::spectral ? "spectral" : "dense"; }
+const char* name(CoreForm core) {
+  switch (core) {
+    case CoreForm::extracted: return "extracted";
+    case CoreForm::spectral: return "spectral";
+    case CoreForm::dense: return "dense";
+    default: return "lora";
+  }
+}
 
 CoreForm core_form(const std::string& text) {
-  for (CoreForm core : {CoreForm::extracted, CoreForm::spectral, CoreForm::dense})
+  for (CoreForm core : {CoreForm::extracted, CoreForm::spectral, CoreForm::dense, CoreForm::lora})
     if (text == name(core)) return core;
-  fail("no core form '", text, "'; there are extracted, spectral and dense");
+  fail("no core form '", text, "'; there are extracted, spectral, dense and lora");
+}
+
+Basis basis(const std::string& text) {
+  if (text == "gradient-svd") return Basis::gradient;
+  if (text == "weight-svd") return Basis::weight;
+  require(text == "random", "no initialisation '", text, "'; there are gradient-svd, weight-svd and random");
+  return Basis::random;
 }
 
 Step line_search(const std::function<double(float)>& f, double at_zero, float start, int most, const std::function<bool()>& cancelled) {
@@ -59,6 +73,8 @@ class Rounds {
          const RoundsCallbacks& callbacks)
       : data_(data), validation_(validation), layers_(layers), options_(options), state_(state), callbacks_(callbacks), began_(Clock::now()) {
     require(options.k >= 0 && options.rounds >= 1, "kvt: ", options.k, " directions, ", options.rounds, " rounds");
+    require(options.core != CoreForm::extracted || options.basis == Basis::gradient, "kvt: the extracted core is made of gradients");
+    require(options.k > 0 || options.basis == Basis::gradient, "kvt: an automatic k needs gradients");
     require(options.eta > 0 && std::isfinite(options.eta), "kvt: first step ", options.eta);
   }
 
@@ -103,7 +119,9 @@ class Rounds {
     if (!choose) state_.k = state_.k > 0 ? state_.k : options_.k;
     extract.k = choose ? automatic_k_most : state_.k;
     extract.seed = options_.extract.seed + uint64_t(report.round);
-    const std::vector<LayerGradient> gradients = extract_gradients(data_, layers_, extract, callbacks_.extracting, callbacks_.cancelled, &report.training_loss);
+    const std::vector<LayerGradient> gradients =
+        options_.basis == Basis::gradient ? extract_gradients(data_, layers_, extract, callbacks_.extracting, callbacks_.cancelled, &report.training_loss)
+                                          : other_bases(extract.k, extract.seed);
     if (gradients.empty()) return false;
 
     int64_t k = choose ? directions_holding(gradients, automatic_k_share) : state_.k;
@@ -133,8 +151,24 @@ class Rounds {
       layers += 1;
       for (int64_t i = 0; i < std::min(k, g.svd.rank()); ++i) report.energy += double(g.svd.s.data()[i]) * double(g.svd.s.data()[i]) / g.energy;
     }
-    report.energy /= std::max(layers, 1.0);
+    report.energy /= std::max(layers, 1.0);          // 0 for other bases
     return true;
+  }
+
+  // U, S, V of the weights; or random rows of V as LoRA starts with, and orthonormal U.
+  std::vector<LayerGradient> other_bases(int64_t k, uint64_t seed) const {
+    std::vector<LayerGradient> bases(layers_.size());
+    parallel_for(int64_t(layers_.size()), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const Linear& linear = *layers_[size_t(i)].linear;
+        const int64_t out = linear.weight.shape[0], in = linear.weight.shape[1], n = std::min({k, out, in});
+        Rng of_run(seed), rng(of_run.next() + uint64_t(i));
+        Svd& svd = bases[size_t(i)].svd;
+        if (options_.basis == Basis::weight) svd = leading_svd(linear.weight, n, rng);
+        else svd = {qr(randn({out, n}, rng)).q, Tensor::filled({n}, 1), rand_uniform({in, n}, rng, -1 / std::sqrt(float(in)), 1 / std::sqrt(float(in)))};
+      }
+    });
+    return bases;
   }
 
   // The round's step in k directions, in the adapters.
@@ -205,22 +239,32 @@ class Rounds {
     return step;
   }
 
-  // spectral, dense:  a core trained between A = (S/s_1) Vᵀ or Vᵀ and B = U, then folded
+  // A core between A and B, or A and B themselves, trained and then folded
   Step train_core(const std::vector<LayerGradient>& gradients, int64_t k) {
-    constexpr float scale = 2;
     TrainedSet trained;
-    std::vector<std::shared_ptr<Core>> cores;
+    std::vector<std::function<std::shared_ptr<const Lora>()>> folded;
     for (size_t i = 0; i < layers_.size(); ++i) {
       const Svd g = gradients[i].svd.leading(k);
       const Tensor a = transposed(g.v);
       const int64_t n = g.rank();
-      const std::vector<float> w = weights(g);
-      for (int64_t j = 0; options_.core == CoreForm::spectral && j < n; ++j)
+      if (options_.core == CoreForm::lora) {
+        const auto lora = std::make_shared<Lora>(a, Tensor::zeros({g.u.dim(0), n}), options_.scale);
+        trained.push_back({layers_[i].name + ".lora_a", lora->a.want_grad()});
+        trained.push_back({layers_[i].name + ".lora_b", lora->b.want_grad()});
+        layers_[i].linear->adapters.push_back(lora);
+        folded.push_back([lora] { return std::make_shared<Lora>(lora->a.clone(), kvt::scale(lora->b, lora->scale), 1.f); });
+        continue;
+      }
+      // Directions count as their singular values do in a diagonal, relative to the first, and in LoRA-XS.
+      std::vector<float> w(size_t(n), 1.f);
+      if (options_.core == CoreForm::spectral) w = weights(g);
+      else if (options_.basis == Basis::weight) w.assign(g.s.data(), g.s.data() + n);
+      for (int64_t j = 0; j < n; ++j)
         for (int64_t c = 0; c < a.dim(1); ++c) a.data()[j * a.dim(1) + c] *= w[size_t(j)];
-      cores.push_back(std::make_shared<Core>(a, g.u, Tensor::zeros(options_.core == CoreForm::spectral ? Shape{n} : Shape{n, n}), scale));
-      cores[i]->c.want_grad();
-      trained.push_back({layers_[i].name + ".core", cores[i]->c, false});
-      layers_[i].linear->adapters.push_back(cores[i]);
+      const auto core = std::make_shared<Core>(a, g.u, Tensor::zeros(options_.core == CoreForm::spectral ? Shape{n} : Shape{n, n}), options_.scale);
+      trained.push_back({layers_[i].name + ".core", core->c.want_grad(), false});
+      layers_[i].linear->adapters.push_back(core);
+      folded.push_back([core] { return core->folded(); });
     }
     TrainOptions options = options_.train;
     const int64_t all = train_steps(options, data_.size()), r = state_.rounds(), R = options_.rounds;
@@ -240,8 +284,8 @@ class Rounds {
     train(data_, trained, options, &validation_, train_state, callbacks);
     for (size_t i = 0; i < layers_.size(); ++i) {
       layers_[i].linear->adapters.pop_back();
-      const auto folded = cores[i]->folded();
-      add(i, folded->a, folded->b);
+      const auto lora = folded[i]();
+      add(i, lora->a, lora->b);
     }
     const bool better = train_state.best_loss < state_.losses.back();
     return {better ? 1.f : 0.f, std::min(train_state.best_loss, state_.losses.back())};

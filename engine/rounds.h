@@ -5,21 +5,33 @@
 //   step      extracted   D_l = U (S/s_1) Vᵀ,  W_l ← W_l − η D_l;  one η for all layers, by a line search on validation loss
 //             spectral    W_l ← W_l + s U diag(c) (S/s_1) Vᵀ,  c [k] trained from zero, s = 2
 //             dense       W_l ← W_l + s U C Vᵀ,  C [k, k] trained from zero, s = 2
+//             lora        W_l ← W_l + s B A,  A from Vᵀ, B from zero, both trained
 //
-// and ends when a round does not lower the validation loss any more. The extracted core has no learning rate, no optimizer and no
+// With other bases than the gradient's the same rounds are other methods:
+//
+//   random A, lora               LoRA merged and restarted: in each round a new pair, the earlier ones kept (as ReLoRA, Lialin et al. 2023)
+//   W_l ≈ U S Vᵀ, lora           LoRA that starts in the weight's leading directions
+//   W_l ≈ U S Vᵀ, dense          LoRA-XS (Bałazy et al. 2024):  W_l + s U S C Vᵀ, one round
+//
+// A run ends when a round does not lower the validation loss any more. The extracted core has no learning rate, no optimizer and no
 // random start. D_l divides by s_1 so that every matrix moves by the same greatest step.
 #pragma once
 #include "engine/extract.h"
 
 namespace kvt {
 
-enum class CoreForm { extracted, spectral, dense };
+enum class CoreForm { extracted, spectral, dense, lora };
 const char* name(CoreForm core);
 CoreForm core_form(const std::string& name);             // throws, listing the names there are
 
+enum class Basis { gradient, weight, random };           // where U, S and V come from; the extracted core knows the gradient alone
+Basis basis(const std::string& name);                    // "gradient-svd", "weight-svd", "random"; throws likewise
+
 struct RoundsOptions {
   CoreForm core = CoreForm::extracted;
-  int64_t k = 8;                     // directions a layer and round; 0 = automatic_k
+  Basis basis = Basis::gradient;
+  float scale = 2;                   // s of trained cores
+  int64_t k = 8;                     // directions a layer and round; 0 = automatic
   int64_t rounds = 8;                // at most
   float eta = 1.f / 32;                 // where the first line search starts
   ExtractOptions extract;            // its k is ignored, its seed is that of the first round

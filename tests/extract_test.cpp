@@ -334,6 +334,37 @@ TEST_CASE("rounds lower the validation loss, add k to the rank each, and leave t
     }
 }
 
+TEST_CASE("other bases are other methods: LoRA-XS, LoRA restarted, LoRA from the weight's or the gradient's directions") {
+  struct Case { CoreForm core; Basis basis; int64_t rounds; };
+  for (const Case& c : {Case{CoreForm::dense, Basis::weight, 1}, Case{CoreForm::lora, Basis::random, 3}, Case{CoreForm::lora, Basis::weight, 1},
+                        Case{CoreForm::lora, Basis::gradient, 1}}) {
+    INFO(name(c.core), " of basis ", int(c.basis));
+    Run run({.matrices = DType::Q4_1});
+    run.options.core = c.core;
+    run.options.basis = c.basis;
+    run.options.rounds = c.rounds;
+    run.options.train.steps = 45;
+    run.options.train.lr = 1e-2f;
+    run.options.k = 4;
+    REQUIRE(run.go());
+    CHECK(run.state.rounds() == c.rounds);
+    CHECK(run.state.losses.back() < run.state.losses.front() - 0.05);
+    CHECK(run.loss() == doctest::Approx(run.state.losses.back()));
+    CHECK(run.state.set.layers[0].lora->rank() == 4 * c.rounds);
+    if (c.core != CoreForm::dense) continue;
+    // ΔW of LoRA-XS lies in the span of the weight's own directions: rows of A are σ_i v_i.
+    const TargetLayer& layer = run.layers[0];
+    Rng rng(0);
+    const Svd w = svd(unpack(layer.linear->weight)).leading(4);
+    const Tensor a = run.state.set.layers[0].lora->a, inside = matmul(matmul(a, w.v), w.v, false, true);
+    CHECK(norm(a - inside) < 0.1 * norm(a));
+    CHECK(norm(a) == doctest::Approx(norm(w.s)).epsilon(1e-2));
+  }
+  Run run;
+  run.options.basis = Basis::weight;
+  CHECK_THROWS_WITH_AS(run.go(), "kvt: the extracted core is made of gradients", Error);
+}
+
 TEST_CASE("automatic k: few directions where few hold the energy; a step that does not help ends the rounds without a trace") {
   Rng rng(8);
   LayerGradient two;

@@ -39,14 +39,17 @@ std::map<std::string, std::string> identity(const AdaptOptions& o, const Example
     options["targets"] = targets;
     options["layers"] = o.layers.empty() ? "all" : o.layers;
   }
-  if (o.method == "lora") {
+  if (o.method.starts_with("lora")) {
     options["rank"] = std::to_string(o.rank);
     options["alpha"] = std::to_string(o.alpha);
   } else if (o.method == "kvt") {
     options["core"] = o.core;
     options["k"] = o.k;
-    options["rounds"] = std::to_string(o.rounds);
     options["eta"] = std::to_string(o.eta);
+  }
+  if (in_rounds(o)) {
+    options["init"] = o.init;
+    options["rounds"] = std::to_string(o.rounds);
   }
   std::string adapters;
   for (const std::string& adapter : o.model.adapters) {
@@ -123,17 +126,17 @@ void run(AdaptOptions o) {
   { const AtomicFile writable(o.out); }      // an output that cannot be written is told now, not after the work
   if (o.checkpoint.empty()) o.checkpoint = o.out + ".checkpoint";
   o.train.schedule = schedule_kind(o.schedule);
-  o.train.lr = float(o.lr > 0 ? o.lr : o.method == "full" ? 2e-5 : o.method == "kvt" && o.core == "spectral" ? 3e-3 : o.method == "kvt" ? 1e-3 : 3e-4);
+  o.train.lr = float(o.lr > 0 ? o.lr : o.method == "full" ? 2e-5 : o.method == "kvt" && o.core == "spectral" ? 3e-3 : o.method != "lora" ? 1e-3 : 3e-4);
 
   LoadedModel m = open_model(o.model);
   const std::string base = fingerprint(m.gguf);
   Examples data = read_examples(o.data, *m.tokenizer, o.length);
   std::optional<Examples> validation;
   if (!o.valid.empty()) validation = read_examples(o.valid, *m.tokenizer, o.length);
-  else if (o.method == "kvt" && o.valid_split == 0) validation = data.split(0.2);      // its rounds are judged on it
+  else if (in_rounds(o) && o.valid_split == 0) validation = data.split(0.2);      // its rounds are judged on it
   else if (o.valid_split > 0) validation = data.split(o.valid_split);
   const Examples* valid = validation ? &*validation : nullptr;
-  if (o.method == "kvt") return adapt_in_rounds(o, m, base, data, *valid, report);
+  if (in_rounds(o)) return adapt_in_rounds(o, m, base, data, *valid, report);
   const Method method = set_up(o, m, base);
   print_plan(report, o, m, method, data, valid, base);
 
@@ -174,10 +177,12 @@ void add_adapt(CLI::App& app) {
   CLI::App* c = app.add_subcommand("adapt", "adapt a model to text or prompt-completion pairs: KVT, LoRA, or all weights");
   add_model_options(*c, o->model);
   TrainOptions& t = o->train;
-  c->add_option("--method", o->method, "lora (default) or kvt: any base; full: bases with float weights")->check(CLI::IsMember({"lora", "kvt", "full"}));
+  c->add_option("--method", o->method, "lora (default), kvt, lora-xs: any base; full: bases with float weights")->check(CLI::IsMember({"lora", "kvt", "lora-xs", "full"}));
+  c->add_option("--init", o->init, "where low-rank factors start: random (default of lora), weight-svd (of lora-xs) or gradient-svd (of kvt)")
+      ->check(CLI::IsMember({"random", "weight-svd", "gradient-svd"}));
   c->add_option("--core", o->core, "kvt: extracted (default; nothing trained), spectral or dense")->check(CLI::IsMember({"extracted", "spectral", "dense"}));
   c->add_option("--k", o->k, "kvt: directions a layer and round (default 8), or auto");
-  c->add_option("--rounds", o->rounds, "kvt: rounds at most (default 8); each is one pass over the data")->check(CLI::PositiveNumber);
+  c->add_option("--rounds", o->rounds, "kvt: rounds at most (default 8), each one pass over the data; lora: restarts, the steps shared among them")->check(CLI::PositiveNumber);
   c->add_option("--eta", o->eta, "kvt: where the first line search starts (default 1/32)")->check(CLI::PositiveNumber);
   c->add_option("--data", o->data, "text file, or .jsonl of {\"prompt\": …, \"completion\": …}; only completions are learned")->required();
   auto* valid = c->add_option("--valid", o->valid, "validation data, likewise");

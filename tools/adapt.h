@@ -21,7 +21,8 @@ struct AdaptOptions {
   bool resume = false, json = false;
   TrainOptions train;
   std::string core = "extracted", k = "8";        // of kvt; k: a number or "auto"
-  int64_t rounds = 8;
+  std::string init;                               // of low-rank methods; "" = lora: random, lora-xs: weight-svd, kvt: gradient-svd
+  int64_t rounds = 0;                             // 0 = kvt 8, others 1
   float eta = 1.f / 32;
 };
 
@@ -32,7 +33,8 @@ BlockRange parse_blocks(const std::string& text);
 // All that decides the result, for comparing a checkpoint's with it.
 std::map<std::string, std::string> identity(const AdaptOptions& o, const Examples& data, const Examples* validation);
 
-// --method kvt (tools/adapt_rounds.cpp). Writes the adapter.
+// --method kvt and lora-xs, and lora with --init or --rounds (tools/adapt_rounds.cpp). Writes the adapter.
+bool in_rounds(const AdaptOptions& o);
 void adapt_in_rounds(const AdaptOptions& o, LoadedModel& m, const std::string& base, const Examples& data, const Examples& validation, Report& report);
 
 }  // namespace kvt

@@ -1,4 +1,4 @@
-// kvt adapt --method kvt: rounds of extraction, each with a line search or with a small core trained (engine/rounds.h).
+// kvt adapt --method kvt, and the other methods that go in rounds or start from singular vectors (engine/rounds.h).
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
@@ -26,30 +26,43 @@ static std::string clock(double seconds) {
   return text;
 }
 
-static void print_plan(Report& report, const AdaptOptions& o, const LoadedModel& m, const std::vector<TargetLayer>& layers, const Examples& data,
+static void print_plan(Report& report, const AdaptOptions& o, const RoundsOptions& options, const LoadedModel& m, const std::vector<TargetLayer>& layers, const Examples& data,
                        const Examples& validation, const std::string& base) {
   report.line("base        " + o.model.model + ": " + m.model->config().architecture + ", fingerprint " + base);
-  report.line("method      kvt, " + o.core + " core, k " + o.k + ", at most " + std::to_string(o.rounds) + " rounds, " + std::to_string(layers.size()) + " layers");
+  report.line("method      " + o.method + ", " + name(options.core) + " core, k " + (options.k ? std::to_string(options.k) : "auto") + ", at most " +
+              std::to_string(options.rounds) + " rounds, " + std::to_string(layers.size()) + " layers");
   report.line("data        " + std::to_string(data.size()) + " examples of at most " + std::to_string(o.length) + " tokens, " + in_thousands(data.learned()) +
               " labels; validation " + std::to_string(validation.size()) + " examples, " + in_thousands(validation.learned()) + " labels" +
               (o.valid.empty() ? " (from the end of the data)" : ""));
-  report.event({{"event", "plan"}, {"base", base}, {"method", "kvt"}, {"core", o.core}, {"k", o.k}, {"rounds", o.rounds}, {"layers", layers.size()},
+  report.event({{"event", "plan"}, {"base", base}, {"method", o.method}, {"core", name(options.core)}, {"k", options.k}, {"rounds", options.rounds}, {"layers", layers.size()},
                 {"examples", data.size()}, {"labels", data.learned()}, {"validation_labels", validation.learned()}});
 }
 
-void adapt_in_rounds(const AdaptOptions& o, LoadedModel& m, const std::string& base, const Examples& data, const Examples& validation, Report& report) {
+bool in_rounds(const AdaptOptions& o) {
+  return o.method == "kvt" || o.method == "lora-xs" || (o.method == "lora" && (o.rounds > 0 || !o.init.empty()));
+}
+
+static RoundsOptions rounds_options(const AdaptOptions& o) {
   RoundsOptions options;
-  options.core = core_form(o.core);
-  options.k = directions(o.k);
-  options.rounds = o.rounds;
+  const bool kvt = o.method == "kvt";
+  options.core = kvt ? core_form(o.core) : o.method == "lora" ? CoreForm::lora : CoreForm::dense;
+  options.basis = basis(!o.init.empty() ? o.init : kvt ? "gradient-svd" : o.method == "lora" ? "random" : "weight-svd");
+  options.k = kvt ? directions(o.k) : o.rank;
+  options.rounds = o.rounds > 0 ? o.rounds : kvt ? 8 : 1;
+  if (!kvt) options.scale = o.alpha / float(o.rank);
   options.eta = o.eta;
   options.extract.batch = 1;         // the mean does not depend on it, memory does
   options.extract.recompute = o.train.recompute;
   options.extract.seed = o.train.seed;
   options.train = o.train;
+  return options;
+}
+
+void adapt_in_rounds(const AdaptOptions& o, LoadedModel& m, const std::string& base, const Examples& data, const Examples& validation, Report& report) {
+  const RoundsOptions options = rounds_options(o);
   const auto [first, last] = parse_blocks(o.layers);
   const std::vector<TargetLayer> layers = target_layers(*m.model, o.targets, first, last);
-  print_plan(report, o, m, layers, data, validation, base);
+  print_plan(report, o, options, m, layers, data, validation, base);
 
   const std::string& architecture = m.model->architecture();
   const RunIdentity self{base, identity(o, data, &validation)};
@@ -97,7 +110,7 @@ void adapt_in_rounds(const AdaptOptions& o, LoadedModel& m, const std::string& b
     report.event({{"event", "interrupted"}, {"round", state.rounds()}, {"checkpoint", o.checkpoint}});
     throw Interrupted();
   }
-  require(state.rounds() > 0, "kvt: no step along the gradient lowers the validation loss (", state.losses[0], " nats per label); nothing is written");
+  require(state.rounds() > 0, o.method, ": no step lowers the validation loss (", state.losses[0], " nats per label); nothing is written");
   rounds_file(state, options.core, architecture, base, o.out_type == "F16" ? DType::F16 : DType::F32).write(o.out);
   std::error_code ignored;
   std::filesystem::remove(o.checkpoint, ignored);            // of no further use: the run it belongs to is over
