@@ -4,6 +4,8 @@
 #include <cmath>
 #include <tuple>
 
+#include "tensor/parallel.h"
+
 namespace kvt {
 
 const char* name(CoreForm core) {
