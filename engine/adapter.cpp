@@ -4,6 +4,7 @@
 #include <cmath>
 #include <set>
 
+#include "engine/fusion.h"
 #include "ops/quant.h"
 
 namespace kvt {
@@ -99,6 +100,7 @@ LoraSet load_adapter(Model& model, const Gguf& file, float scale, const std::str
     const float s = alpha != 0 ? scale * alpha / float(a.dim(0)) : scale;
     set.layers.push_back({layer, std::make_shared<Lora>(unpack(a), unpack(b), s)});
   }
+  set.fusion = read_fusion(file);
   for (const auto& [layer, lora] : set.layers) linears.at(layer)->adapters.push_back(lora);
   return set;
 }
@@ -111,6 +113,7 @@ Gguf adapter_file(const LoraSet& set, const std::string& architecture, const std
   file.set("adapter.type", std::string("lora"));
   file.set("adapter.lora.alpha", set.alpha);
   file.set(fingerprint_key, base);
+  if (set.fusion) write_fusion(file, *set.fusion);
   for (const auto& [name, factor, decay] : trained_factors(set)) file.add(name, type == DType::F32 ? factor : pack(factor, type));
   return file;
 }

@@ -3,14 +3,18 @@
 //   general.type "adapter"    general.architecture = the base's    adapter.type "lora"    adapter.lora.alpha f32
 //   <base tensor>.lora_a  A [r, in]       <base tensor>.lora_b  B [out, r]         e.g. blk.0.attn_q.weight.lora_a
 //   kvt.base.fingerprint      ours (llama.cpp ignores it): the weights that the adapter was trained on
+//   kvt.fusion.lambda f32     or kvt.fusion.gamma: how its scores are fused with the base's (models/fusion.h); neither = not at all
 //
 //   y' = y + s B (A x),   s = user scale · α/r, or the user scale alone where α = 0
 //
 // Rank-stabilised LoRA (s = α/√r) has no key of its own: such adapters store α √r.
 #pragma once
+#include <optional>
+
 #include "engine/gguf.h"
 #include "engine/train.h"
 #include "models/adapt.h"
+#include "models/fusion.h"
 
 namespace kvt {
 
@@ -18,6 +22,7 @@ struct LoraSet {
   struct Layer { std::string name; std::shared_ptr<Lora> lora; };      // "blk.0.attn_q"
   float alpha = 0;
   std::vector<Layer> layers;
+  std::optional<Fusion> fusion;
 };
 
 struct LoraOptions {

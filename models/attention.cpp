@@ -6,17 +6,21 @@
 
 namespace kvt {
 
-KvCache::KvCache(int64_t layers, int64_t capacity, int64_t kv_heads, int64_t head_size, DType dtype) : capacity_(capacity) {
+KvCache::KvCache(int64_t layers, int64_t capacity, int64_t kv_heads, int64_t head_size, DType dtype, int64_t twins_from) : capacity_(capacity) {
   require(capacity > 0, "kv cache: capacity ", capacity);
   require(dtype == DType::F32 || dtype == DType::F16, "kv cache: expected F32 or F16, got ", dtype);
   const Shape shape{capacity, kv_heads, head_size};
   const auto fresh = [&] { return Tensor(shape, dtype, Storage::allocate_owned(size_t(byte_size(dtype, shape.numel())))); };
-  for (int64_t i = 0; i < layers; ++i) layers_.push_back({fresh(), fresh()});
+  for (int64_t i = 0; i < layers; ++i) {
+    layers_.emplace_back();
+    for (int rows = twins_from >= 0 && i >= twins_from ? 2 : 1; rows > 0; --rows) layers_.back().push_back({fresh(), fresh()});
+  }
 }
 
 int64_t KvCache::bytes() const {
   int64_t total = 0;
-  for (const Layer& l : layers_) total += l.k.bytes() + l.v.bytes();
+  for (const auto& rows : layers_)
+    for (const Pair& row : rows) total += row.k.bytes() + row.v.bytes();
   return total;
 }
 
@@ -33,11 +37,11 @@ static Tensor store(const Tensor& cached, int64_t length, const Tensor& x) {
   return Tensor({1, n, cached.dim(1), cached.dim(2)}, cached.dtype(), cached.storage().part(0, size_t(n * row * element)));
 }
 
-std::pair<Tensor, Tensor> KvCache::append(int64_t layer, const Tensor& k, const Tensor& v) {
+KvCache::Pair KvCache::append(int64_t layer, int64_t row, const Tensor& k, const Tensor& v) {
   require(k.dim(0) == 1, "kv cache: one sequence at a time, got ", k.shape());
   require(length_ + k.dim(1) <= capacity_, "kv cache: ", length_, " + ", k.dim(1), " tokens exceed its capacity of ", capacity_);
-  const Layer& l = layers_.at(size_t(layer));
-  return {store(l.k, length_, k), store(l.v, length_, v)};
+  const Pair& pair = layers_.at(size_t(layer)).at(size_t(row));
+  return {store(pair.k, length_, k), store(pair.v, length_, v)};
 }
 
 void KvCache::advance(int64_t tokens) { length_ += tokens; }
@@ -47,6 +51,18 @@ void KvCache::truncate(int64_t length) {
   length_ = length;
 }
 
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options, KvCache* cache, int64_t layer) {
+  if (!cache) return attention(q, k, v, options);
+  require(q.dim(0) == (AdapterPass::current().twins ? 2 : 1), "attention: a cache holds one sequence, got ", q.shape());
+  std::vector<Tensor> rows;
+  for (int64_t b = 0; b < q.dim(0); ++b) {
+    const auto row = [b](const Tensor& x) { return slice(x, 0, b, b + 1); };
+    const auto [keys, values] = cache->append(layer, b, row(k), row(v));
+    rows.push_back(attention(row(q), keys, values, options));
+  }
+  return rows.size() == 1 ? rows[0] : concat(rows, 0);
+}
+
 Tensor Attention::operator()(const Tensor& x, std::span<const int32_t> positions, KvCache* cache, int64_t layer) const {
   const int64_t B = x.dim(0), T = x.dim(1), D = head_size;
   const auto turned = [&](const Linear& w, const RmsNorm& norm, int64_t n) {
@@ -54,9 +70,9 @@ Tensor Attention::operator()(const Tensor& x, std::span<const int32_t> positions
     return rope(normalised() ? norm(h) : h, positions, rope_options);
   };
   const Tensor q = turned(attn_q, attn_q_norm, heads);
-  Tensor k = turned(attn_k, attn_k_norm, kv_heads), v = attn_v(x).view({B, T, kv_heads, D});
-  if (cache) std::tie(k, v) = cache->append(layer, k, v);
-  return attn_output(attention(q, k, v, {.causal = true, .scale = scale, .lengths = {}, .window = window}).view({B, T, heads * D}));
+  const Tensor k = turned(attn_k, attn_k_norm, kv_heads), v = attn_v(x).view({B, T, kv_heads, D});
+  const AttentionOptions options = {.causal = true, .scale = scale, .lengths = {}, .window = window};
+  return attn_output(attention(q, k, v, options, cache, layer).view({B, T, heads * D}));
 }
 
 }  // namespace kvt

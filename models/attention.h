@@ -4,26 +4,31 @@
 
 namespace kvt {
 
-// The keys and values of the tokens seen so far, per layer [capacity, Hkv, D]; one sequence.
+// The keys and values of the tokens seen so far, per layer [capacity, Hkv, D]; one sequence. Layers from `twins_from` on keep
+// two: what the base made of the tokens, and what the adapted model did (models/fusion.h).
 class KvCache {
  public:
+  struct Pair { Tensor k, v; };
+
   KvCache() = default;
-  KvCache(int64_t layers, int64_t capacity, int64_t kv_heads, int64_t head_size, DType dtype);   // F32 or F16
+  KvCache(int64_t layers, int64_t capacity, int64_t kv_heads, int64_t head_size, DType dtype, int64_t twins_from = -1);   // F32 or F16; −1 = none
 
   int64_t length() const { return length_; }
   int64_t capacity() const { return capacity_; }
   int64_t bytes() const;
-  // Layer `layer` stores k and v [1, T, Hkv, D] behind the tokens there are, and gets all: [1, length + T, Hkv, D] of dtype.
-  // Throws when they do not fit. The length grows once per step, by advance().
-  std::pair<Tensor, Tensor> append(int64_t layer, const Tensor& k, const Tensor& v);
+  // Row `row` (0, or 1 of twins) of layer `layer` stores k and v [1, T, Hkv, D] behind the tokens there are, and gets all:
+  // [1, length + T, Hkv, D] of dtype. Throws when they do not fit. The length grows once per step, by advance().
+  Pair append(int64_t layer, int64_t row, const Tensor& k, const Tensor& v);
   void advance(int64_t tokens);
   void truncate(int64_t length);         // forgets all behind the first `length` tokens
 
  private:
-  struct Layer { Tensor k, v; };
-  std::vector<Layer> layers_;
+  std::vector<std::vector<Pair>> layers_;      // [layer][row]
   int64_t capacity_ = 0, length_ = 0;
 };
+
+// attention() over the tokens of `cache` (null = none) and those of q, k and v behind them, which join it. Twins attend each to their own.
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options, KvCache* cache, int64_t layer);
 
 // softmax(rope(W_q x) rope(W_k x)ᵀ / √D + causal mask) W_v x, through W_o. Where the model has norms for them, queries and keys of
 // each head are RMS-normalised before they turn (Qwen3, Gemma 3); with a window each token sees the last `window` alone, itself included.

@@ -21,8 +21,9 @@ class CausalLm : public Model {
   struct Forward {
     KvCache* cache = nullptr;               // B = 1: the tokens follow those in the cache, and join them
     bool recompute = false;                 // training: keep each block's input alone, recompute the rest in backward
+    int64_t twins_from = -1;                // from this block on base and adapted model run side by side; −1 = the adapted model alone
   };
-  // The final normalised hidden states [B, T, C] of ids [B, T] (row-major).
+  // The final normalised hidden states [B, T, C] of ids [B, T] (row-major); of twins [2B, T, C], the base's first.
   virtual Tensor hidden(std::span<const int32_t> ids, int64_t B, int64_t T, const Forward& options) const = 0;
   // Next-token scores [.., V] of hidden states [.., C].
   virtual Tensor logits(const Tensor& hidden) const = 0;
@@ -30,9 +31,14 @@ class CausalLm : public Model {
   // plain linear layer need not hold them all at once.
   virtual Tensor loss(const Tensor& hidden, std::span<const int32_t> targets) const { return cross_entropy(logits(hidden), targets); }
 
-  KvCache make_cache(int64_t capacity, DType dtype) const {
-    return KvCache(config().layers, capacity, config().kv_heads, config().head_size, dtype);
+  virtual KvCache make_cache(int64_t capacity, DType dtype, int64_t twins_from = -1) const {
+    return KvCache(config().layers, capacity, config().kv_heads, config().head_size, dtype, twins_from);
   }
+
+ protected:
+  // x [B, T, C] through all blocks, as `options` say; block(i, x) is the i-th.
+  using Block = std::function<Tensor(int64_t i, const Tensor& x)>;
+  Tensor through_blocks(Tensor x, const Forward& options, const Block& block) const;
 };
 
 }  // namespace kvt

@@ -38,13 +38,8 @@ Tensor Gemma3::hidden(std::span<const int32_t> ids, int64_t B, int64_t T, const 
   std::vector<int32_t> positions(static_cast<size_t>(T));
   std::iota(positions.begin(), positions.end(), options.cache ? int32_t(options.cache->length()) : 0);
 
-  Tensor x = scale(token_embd(ids, {B, T}), std::sqrt(float(config_.channels)));
-  for (size_t i = 0; i < blk.size(); ++i) {
-    const auto block = [this, i, positions, cache = options.cache](const Tensor& h) { return blk[i](h, positions, cache, int64_t(i)); };
-    x = options.recompute ? recompute(block, x) : block(x);
-  }
-  if (options.cache) options.cache->advance(T);
-  return output_norm(x);
+  const Tensor x = scale(token_embd(ids, {B, T}), std::sqrt(float(config_.channels)));
+  return output_norm(through_blocks(x, options, [this, positions, cache = options.cache](int64_t i, const Tensor& h) { return blk[size_t(i)](h, positions, cache, i); }));
 }
 
 Tensor Gemma3::logits(const Tensor& hidden) const { return config_.tied_output ? linear(hidden, token_embd.weight) : output(hidden); }

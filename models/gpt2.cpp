@@ -12,10 +12,7 @@ Tensor Gpt2Block::attend(const Tensor& x, KvCache* cache, int64_t layer) const {
   const int64_t B = x.dim(0), T = x.dim(1), C = x.dim(2);
   const Tensor qkv = attn_qkv(x);
   const auto part = [&](int64_t i) { return slice(qkv, 2, i * C, (i + 1) * C).view({B, T, heads, C / heads}); };
-  const Tensor q = part(0);
-  Tensor k = part(1), v = part(2);
-  if (cache) std::tie(k, v) = cache->append(layer, k, v);
-  return attn_output(attention(q, k, v, {.causal = true}).view({B, T, C}));
+  return attn_output(attention(part(0), part(1), part(2), {.causal = true}, cache, layer).view({B, T, C}));
 }
 
 Tensor Gpt2Block::operator()(const Tensor& x, KvCache* cache, int64_t layer) const {
@@ -38,13 +35,8 @@ Tensor Gpt2::hidden(std::span<const int32_t> ids, int64_t B, int64_t T, const Fo
   std::vector<int32_t> positions(static_cast<size_t>(T));
   std::iota(positions.begin(), positions.end(), int32_t(past));
 
-  Tensor x = token_embd(ids, {B, T}) + position_embd(positions, {T});
-  for (size_t i = 0; i < blk.size(); ++i) {
-    const auto block = [this, i, cache = options.cache](const Tensor& h) { return blk[i](h, cache, int64_t(i)); };
-    x = options.recompute ? recompute(block, x) : block(x);
-  }
-  if (options.cache) options.cache->advance(T);
-  return output_norm(x);
+  const Tensor x = token_embd(ids, {B, T}) + position_embd(positions, {T});
+  return output_norm(through_blocks(x, options, [this, cache = options.cache](int64_t i, const Tensor& h) { return blk[size_t(i)](h, cache, i); }));
 }
 
 Tensor Gpt2::logits(const Tensor& hidden) const { return config_.tied_output ? linear(hidden, token_embd.weight) : output(hidden); }

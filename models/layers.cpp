@@ -1,5 +1,7 @@
 #include "models/layers.h"
 
+#include <utility>
+
 namespace kvt {
 
 Linear::Linear(int64_t in, int64_t out, bool has_bias) : weight(Shape{out, in}) {
@@ -8,8 +10,22 @@ Linear::Linear(int64_t in, int64_t out, bool has_bias) : weight(Shape{out, in}) 
 
 Tensor Linear::operator()(const Tensor& x) const {
   Tensor y = linear(x, weight, bias);
-  for (const auto& adapter : adapters) y = (*adapter)(x, y);
+  for (const auto& adapter : adapters) {
+    if (AdapterPass::current().twins && !adapter->of_base) y = twins(base_rows(y), (*adapter)(adapted_rows(x), adapted_rows(y)));
+    else y = (*adapter)(x, y);
+  }
   return y;
+}
+
+static thread_local AdapterPass current_pass;
+
+const AdapterPass& AdapterPass::current() { return current_pass; }
+AdapterPass::Scope::Scope(AdapterPass pass) : outer_(std::exchange(current_pass, std::move(pass))) {}
+AdapterPass::Scope::~Scope() { current_pass = std::move(outer_); }
+
+Tensor twins(const Tensor& base, const Tensor& adapted) {
+  const Tensor parts[] = {base, adapted};
+  return concat(parts, 0);
 }
 
 }  // namespace kvt

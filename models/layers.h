@@ -10,9 +10,34 @@ namespace kvt {
 
 // What an adaptation method adds to one linear layer: y' = adapter(x, y) with y = W x + b (methods: models/adapt.h).
 struct Adapter {
+  bool of_base = false;        // with fusion, the base has it as well as the adapted model
   virtual ~Adapter() = default;
   virtual Tensor operator()(const Tensor& x, const Tensor& y) const = 0;
 };
+
+// What adapters know, beside x and y, of the forward pass they take part in. It belongs to the thread while a Scope is alive.
+struct AdapterPass {
+  bool twins = false;          // the first half of the batch is the base's: adapters leave it alone, but for those of_base
+
+  static const AdapterPass& current();
+  class Scope;
+};
+
+class AdapterPass::Scope {
+ public:
+  explicit Scope(AdapterPass pass);
+  ~Scope();
+  Scope(const Scope&) = delete;
+  Scope& operator=(const Scope&) = delete;
+
+ private:
+  AdapterPass outer_;
+};
+
+// x [2B, ..] of a pass of twins: the base's rows, and the adapted model's.
+inline Tensor base_rows(const Tensor& x) { return slice(x, 0, 0, x.dim(0) / 2); }
+inline Tensor adapted_rows(const Tensor& x) { return slice(x, 0, x.dim(0) / 2, x.dim(0)); }
+Tensor twins(const Tensor& base, const Tensor& adapted);       // both, along the first axis
 
 // y = W x + b, then each adapter in turn.   W [out, in], b [out] or none
 struct Linear {

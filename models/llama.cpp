@@ -36,13 +36,8 @@ Tensor Llama::hidden(std::span<const int32_t> ids, int64_t B, int64_t T, const F
   std::vector<int32_t> positions(static_cast<size_t>(T));
   std::iota(positions.begin(), positions.end(), options.cache ? int32_t(options.cache->length()) : 0);
 
-  Tensor x = token_embd(ids, {B, T});
-  for (size_t i = 0; i < blk.size(); ++i) {
-    const auto block = [this, i, positions, cache = options.cache](const Tensor& h) { return blk[i](h, positions, cache, int64_t(i)); };
-    x = options.recompute ? recompute(block, x) : block(x);
-  }
-  if (options.cache) options.cache->advance(T);
-  return output_norm(x);
+  const Tensor x = token_embd(ids, {B, T});
+  return output_norm(through_blocks(x, options, [this, positions, cache = options.cache](int64_t i, const Tensor& h) { return blk[size_t(i)](h, positions, cache, i); }));
 }
 
 Tensor Llama::logits(const Tensor& hidden) const {

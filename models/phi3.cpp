@@ -13,10 +13,9 @@ Tensor Phi3Block::attend(const Tensor& x, std::span<const int32_t> positions, Kv
   const int64_t B = x.dim(0), T = x.dim(1), D = head_size;
   const Tensor qkv = attn_qkv(x);
   const auto part = [&](int64_t first, int64_t n) { return slice(qkv, 2, first * D, (first + n) * D).view({B, T, n, D}); };
-  const Tensor q = rope(part(0, heads), positions, rope_options);
-  Tensor k = rope(part(heads, kv_heads), positions, rope_options), v = part(heads + kv_heads, kv_heads);
-  if (cache) std::tie(k, v) = cache->append(layer, k, v);
-  return attn_output(attention(q, k, v, {.causal = true, .scale = 0, .lengths = {}, .window = window}).view({B, T, heads * D}));
+  const Tensor q = rope(part(0, heads), positions, rope_options), k = rope(part(heads, kv_heads), positions, rope_options);
+  const AttentionOptions options = {.causal = true, .scale = 0, .lengths = {}, .window = window};
+  return attn_output(attention(q, k, part(heads + kv_heads, kv_heads), options, cache, layer).view({B, T, heads * D}));
 }
 
 Tensor Phi3Block::operator()(const Tensor& x, std::span<const int32_t> positions, KvCache* cache, int64_t layer) const {
@@ -38,13 +37,8 @@ Tensor Phi3::hidden(std::span<const int32_t> ids, int64_t B, int64_t T, const Fo
   std::vector<int32_t> positions(static_cast<size_t>(T));
   std::iota(positions.begin(), positions.end(), options.cache ? int32_t(options.cache->length()) : 0);
 
-  Tensor x = token_embd(ids, {B, T});
-  for (size_t i = 0; i < blk.size(); ++i) {
-    const auto block = [this, i, positions, cache = options.cache](const Tensor& h) { return blk[i](h, positions, cache, int64_t(i)); };
-    x = options.recompute ? recompute(block, x) : block(x);
-  }
-  if (options.cache) options.cache->advance(T);
-  return output_norm(x);
+  const Tensor x = token_embd(ids, {B, T});
+  return output_norm(through_blocks(x, options, [this, positions, cache = options.cache](int64_t i, const Tensor& h) { return blk[size_t(i)](h, positions, cache, i); }));
 }
 
 Tensor Phi3::logits(const Tensor& hidden) const { return config_.tied_output ? linear(hidden, token_embd.weight) : output(hidden); }

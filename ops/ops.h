@@ -97,6 +97,6 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
 Tensor reshape(const Tensor& x, const Shape& shape);        // shares numbers and gradient
 Tensor permute(const Tensor& x, std::initializer_list<int> axes);       // axis i of the result is axis axes[i] of x
 Tensor concat(std::span<const Tensor> parts, int axis);
-Tensor slice(const Tensor& x, int axis, int64_t begin, int64_t end);    // [begin, end) of one axis
+Tensor slice(const Tensor& x, int axis, int64_t begin, int64_t end);    // [begin, end) of one axis; shares numbers where it can
 
 }  // namespace kvt

@@ -109,6 +109,8 @@ Tensor slice(const Tensor& x, int axis, int64_t begin, int64_t end) {
   Shape shape = x.shape();
   shape[at] = end - begin;
   const Part part(x.shape(), at, begin, end - begin);
+  if (x.dtype() == DType::F32 && part.outer == 1 && !recording(std::initializer_list<Tensor>{x}))        // in one piece: shared
+    return Tensor(shape, DType::F32, x.storage().part(size_t(part.offset) * sizeof(float), size_t(part.run) * sizeof(float)));
 
   Tensor y(shape);
   part.each_run([to = y.data(), from = x.data()](int64_t i, int64_t j, int64_t n) { std::copy_n(from + i, n, to + j); });

@@ -1,4 +1,5 @@
 // kvt adapt: adapts a model to text or to prompt–completion pairs: by KVT's rounds, by a LoRA adapter, or in all weights.
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -8,6 +9,7 @@
 #include "engine/atomic_file.h"
 #include "engine/checkpoint.h"
 #include "engine/fingerprint.h"
+#include "engine/fusion.h"
 #include "tools/adapt.h"
 #include "tools/commands.h"
 #include "tools/common.h"
@@ -25,6 +27,31 @@ BlockRange parse_blocks(const std::string& text) {
   const int n = std::sscanf(text.c_str(), "%ld-%ld%c", &first, &last, &rest);
   require(n == 1 || n == 2, "--layers: expected FIRST-LAST, got '", text, "'");
   return {first, n == 2 ? last : first};
+}
+
+// λ or γ by the loss of the fused scores on the validation data.
+static Fusion choose_fusion(Report& report, const AdaptOptions& o, LoadedModel& m, const Examples& validation) {
+  const std::shared_ptr<CausalLm> model(m.model.get(), [](CausalLm*) {});
+  const std::vector<FusionLoss> losses = fusion_losses(model, validation, o.train.batch, fusion_grid(), interrupted);
+  if (losses.empty()) throw Interrupted();
+  json tried = json::array();
+  std::string line = "fusion     ";
+  for (const auto& [fusion, loss] : losses) {
+    char text[64];
+    std::snprintf(text, sizeof text, " %s: %.4f", describe(fusion).c_str(), loss);
+    line += text;
+    tried.push_back({{fusion.form == Fusion::Form::residual ? "lambda" : "gamma", fusion.value}, {"loss", loss}});
+  }
+  const FusionLoss best = best_fusion(losses);
+  report.line(line);
+  report.line("fusion      " + describe(best.fusion) + " is best");
+  report.event({{"event", "fusion"}, {"tried", tried}, {"best", describe(best.fusion)}, {"loss", best.loss}});
+  return best.fusion;
+}
+
+void store_fusion(Report& report, const AdaptOptions& o, LoadedModel& m, const Examples* validation, Gguf& adapter) {
+  if (o.fuse == "auto") write_fusion(adapter, choose_fusion(report, o, m, *validation));
+  else if (!o.fuse.empty()) write_fusion(adapter, {Fusion::Form::residual, std::stof(o.fuse)});
 }
 
 std::map<std::string, std::string> identity(const AdaptOptions& o, const Examples& data, const Examples* validation) {
@@ -128,7 +155,7 @@ void run(AdaptOptions o) {
   o.train.schedule = schedule_kind(o.schedule);
   o.train.lr = float(o.lr > 0 ? o.lr : o.method == "full" ? 2e-5 : o.method == "kvt" && o.core == "spectral" ? 3e-3 : o.method != "lora" ? 1e-3 : 3e-4);
 
-  LoadedModel m = open_model(o.model);
+  LoadedModel m = open_model(o.model, false);
   const std::string base = fingerprint(m.gguf);
   Examples data = read_examples(o.data, *m.tokenizer, o.length);
   std::optional<Examples> validation;
@@ -157,7 +184,9 @@ void run(AdaptOptions o) {
     report.event({{"event", "interrupted"}, {"step", state.step}, {"checkpoint", o.checkpoint}});
     throw Interrupted();
   }
-  method.result().write(o.out);
+  Gguf result = method.result();
+  store_fusion(report, o, m, valid, result);
+  result.write(o.out);
   if (o.resume || o.train.save_every > 0) {      // of no further use: the run it belongs to is over
     std::error_code ignored;
     std::filesystem::remove(o.checkpoint, ignored);
@@ -193,6 +222,12 @@ void add_adapt(CLI::App& app) {
   c->add_option("--alpha", o->alpha, "LoRA alpha; the scale is alpha/rank (default 16)");
   c->add_option("--targets", o->targets, "layers to adapt: attn_q,attn_v,ffn_down,… or all (default)")->delimiter(',');
   c->add_option("--layers", o->layers, "blocks to adapt, FIRST-LAST, counted from 0 (default: all)");
+  c->add_option("--fuse", o->fuse, "store how scores are fused with the base's: a number = lambda, auto = the best lambda or gamma on the validation data")
+      ->check([](const std::string& text) {
+        char* end = nullptr;
+        const float x = std::strtof(text.c_str(), &end);
+        return text == "auto" || (!text.empty() && *end == 0 && std::isfinite(x) && x >= 0) ? "" : "expected auto or a number of 0 or more, got '" + text + "'";
+      });
   c->add_option("--lr", o->lr, "peak learning rate (default 3e-4, full 2e-5)")->check(CLI::PositiveNumber);
   c->add_option("--schedule", o->schedule, "constant, linear or cosine (default)")->check(CLI::IsMember({"constant", "linear", "cosine"}));
   c->add_option("--warmup", t.warmup, "steps of rising learning rate (default 0)")->check(CLI::NonNegativeNumber);
@@ -215,12 +250,15 @@ void add_adapt(CLI::App& app) {
   c->footer("Examples:\n"
             "  kvt adapt -m model.gguf --data domain.txt --valid-split 0.1 -o domain.gguf --epochs 3\n"
             "  kvt adapt -m model.gguf --data pairs.jsonl -o task.gguf --rank 16 --targets attn_q,attn_v --steps 500 --eval-every 50 --patience 3 --valid held-out.jsonl\n"
+            "  kvt adapt -m model.gguf --data domain.txt --valid-split 0.1 -o domain.gguf --fuse auto\n"
             "  kvt adapt -m model-f32.gguf --method full --data domain.txt -o tuned.gguf --recompute\n"
             "  kvt adapt -m model.gguf --method kvt --data domain.txt --valid held-out.txt -o domain.gguf --length 128\n"
             "  kvt run -m model.gguf --adapter domain.gguf -p \"…\"");
   c->callback([o] {
     for (char& letter : o->out_type) letter = char(std::toupper(letter));
     if (o->method != "full" && o->out_type != "F32" && o->out_type != "F16") throw CLI::ValidationError("--out-type", "an adapter is written as F32 or F16");
+    if (o->fuse == "auto" && o->method != "kvt" && o->valid.empty() && o->valid_split <= 0) throw CLI::ValidationError("--fuse", "auto needs --valid or --valid-split");
+    if (!o->fuse.empty() && o->method == "full") throw CLI::ValidationError("--fuse", "is of an adapter with its base; --method full leaves no base");
     run(*o);
   });
 }

@@ -13,7 +13,7 @@ namespace kvt {
 
 struct AdaptOptions {
   ModelOptions model;
-  std::string method = "lora", data, valid, out, checkpoint, schedule = "cosine", layers, out_type = "F32";
+  std::string method = "lora", data, valid, out, checkpoint, schedule = "cosine", layers, out_type = "F32", fuse;
   std::vector<std::string> targets = {"all"};
   double valid_split = 0, lr = 0;
   int64_t rank = 8, length = 256;
@@ -32,6 +32,9 @@ BlockRange parse_blocks(const std::string& text);
 
 // All that decides the result, for comparing a checkpoint's with it.
 std::map<std::string, std::string> identity(const AdaptOptions& o, const Examples& data, const Examples* validation);
+
+// Sets how `adapter`'s scores are fused with the base's, as --fuse asks; its adapters are attached to the model.
+void store_fusion(Report& report, const AdaptOptions& o, LoadedModel& m, const Examples* validation, Gguf& adapter);
 
 // --method kvt and lora-xs, and lora with --init or --rounds (tools/adapt_rounds.cpp). Writes the adapter.
 bool in_rounds(const AdaptOptions& o);

@@ -111,7 +111,9 @@ void adapt_in_rounds(const AdaptOptions& o, LoadedModel& m, const std::string& b
     throw Interrupted();
   }
   require(state.rounds() > 0, o.method, ": no step lowers the validation loss (", state.losses[0], " nats per label); nothing is written");
-  rounds_file(state, options.core, architecture, base, o.out_type == "F16" ? DType::F16 : DType::F32).write(o.out);
+  Gguf result = rounds_file(state, options.core, architecture, base, o.out_type == "F16" ? DType::F16 : DType::F32);
+  store_fusion(report, o, m, &validation, result);
+  result.write(o.out);
   std::error_code ignored;
   std::filesystem::remove(o.checkpoint, ignored);            // of no further use: the run it belongs to is over
   char text[160];

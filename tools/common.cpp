@@ -4,6 +4,7 @@
 #include <atomic>
 #include <charconv>
 #include <csignal>
+#include <cstdio>
 
 #include "engine/adapter.h"
 #include "engine/fingerprint.h"
@@ -26,7 +27,21 @@ void add_model_options(CLI::App& command, ModelOptions& o, bool with_adapters) {
   command.add_flag("--check-tensors", o.check_tensors, "refuse a file with infinities or NaNs among its numbers");
 }
 
-LoadedModel open_model(const ModelOptions& o) {
+void add_fusion_options(CLI::App& command, ModelOptions& o) {
+  auto* fuse = command.add_option_function<float>("--fuse", [&o](float x) { o.fusion = {Fusion::Form::residual, x}; },
+      "fuse adapted and base scores, (base + LAMBDA adapted) / (1 + LAMBDA); default: as the last adapter's file says")->check(CLI::NonNegativeNumber);
+  auto* extrapolate = command.add_option_function<float>("--extrapolate", [&o](float x) { o.fusion = {Fusion::Form::extrapolating, x}; },
+      "fuse them as adapted + GAMMA (adapted - base)")->check(CLI::NonNegativeNumber)->excludes(fuse);
+  command.add_flag("--no-fusion", o.no_fusion, "the adapted scores alone, whatever the adapter's file says")->excludes(fuse)->excludes(extrapolate);
+}
+
+std::string describe(const Fusion& fusion) {
+  char text[48];
+  std::snprintf(text, sizeof text, "%s %g", fusion.form == Fusion::Form::residual ? "lambda" : "gamma", double(fusion.value));
+  return text;
+}
+
+LoadedModel open_model(const ModelOptions& o, bool fused) {
   set_default_threads({.threads = o.threads});
   if (!o.activations.empty()) set_activations(o.activations == "f32" ? Activations::f32 : Activations::q8);
   LoadedModel m;
@@ -34,10 +49,19 @@ LoadedModel open_model(const ModelOptions& o) {
   if (o.check_tensors) m.gguf.check_tensors();
   m.model = load_model(m.gguf);
   const std::string base = o.adapters.empty() ? "" : fingerprint(m.gguf);
+  std::optional<Fusion> fusion;
+  LoraSet last;
   for (const std::string& adapter : o.adapters) {
+    for (const auto& layer : last.layers) layer.lora->of_base = true;
     const auto [path, scale] = split_scale(adapter);
-    load_adapter(*m.model, Gguf::open(path), scale, base, o.any_base);
+    last = load_adapter(*m.model, Gguf::open(path), scale, base, o.any_base);
+    fusion = last.fusion;
   }
+  if (!fused)
+    for (const auto& layer : last.layers) layer.lora->of_base = true;
+  require(!o.fusion || !o.adapters.empty(), "fusion is of an adapter with its base: name an --adapter");
+  if (o.fusion) fusion = o.fusion;
+  if (fused && fusion && !o.no_fusion && fusion->weight() != 1) m.model = std::make_unique<Fused>(std::move(m.model), *fusion);
   m.tokenizer = Tokenizer::from(m.gguf);
   require(m.tokenizer->vocab().size() == m.model->config().vocabulary, o.model, ": the tokenizer has ", m.tokenizer->vocab().size(),
           " tokens, the model ", m.model->config().vocabulary);

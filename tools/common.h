@@ -3,12 +3,13 @@
 #include <CLI/CLI.hpp>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "engine/gguf.h"
 #include "engine/tokenizer.h"
-#include "models/causal_lm.h"
+#include "models/fusion.h"
 
 namespace kvt {
 
@@ -19,17 +20,24 @@ struct ModelOptions {
   int threads = 0;
   bool no_mmap = false, check_tensors = false;
   bool any_base = false;                  // adapters trained on another base are taken too
+  std::optional<Fusion> fusion;           // instead of what the last adapter's file says
+  bool no_fusion = false;                 // adapters alone, whatever their files say
 };
 
 // -m, -t, --activations, --no-mmap, --check-tensors; and --adapter, --any-base if `with_adapters`.
 void add_model_options(CLI::App& command, ModelOptions& options, bool with_adapters = true);
+// --fuse, --extrapolate, --no-fusion: for commands that compute with the scores of adapters.
+void add_fusion_options(CLI::App& command, ModelOptions& options);
 
 struct LoadedModel {
   Gguf gguf;
   std::unique_ptr<CausalLm> model;
   std::unique_ptr<Tokenizer> tokenizer;
 };
-LoadedModel open_model(const ModelOptions& options);
+// With its adapters. Fused with the base if a file or an option says so, the last adapter over the base and all before it; unless
+// `fused` is false: then all of them are the base's, for what is trained on top.
+LoadedModel open_model(const ModelOptions& options, bool fused = true);
+std::string describe(const Fusion& fusion);      // "lambda 0.7"
 
 // FILE:SCALE → (FILE, SCALE); scale 1 when there is none. A colon that no number follows belongs to the name.
 std::pair<std::string, float> split_scale(const std::string& adapter);

@@ -52,6 +52,7 @@ void add_logits(CLI::App& app) {
   auto o = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("logits", "scores of the next token after a prompt");
   add_model_options(*c, o->model);
+  add_fusion_options(*c, o->model);
   auto* prompt = c->add_option("-p,--prompt", o->prompt, "text; special tokens in it are recognised");
   auto* ids = c->add_option("--ids", o->ids, "token ids instead of text: \"1 2 3\"")->excludes(prompt);
   c->add_option("--top", o->top, "how many tokens to print, best first (default 10; 0 = none)")->check(CLI::NonNegativeNumber);

@@ -22,7 +22,7 @@ void run(const Options& o) {
     require(info != nullptr, "merge: unknown type '", o.type, "'");
     type = info->type;
   }
-  const LoadedModel m = open_model(o.model);
+  const LoadedModel m = open_model(o.model, false);
   const Gguf merged = merged_model(m.gguf, *m.model, type);
   merged.write(o.out);
   int64_t bytes = 0;

@@ -50,12 +50,14 @@ void add_perplexity(CLI::App& app) {
   auto o = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("perplexity", "perplexity of a model on a text, by llama-perplexity's protocol");
   add_model_options(*c, o->model);
+  add_fusion_options(*c, o->model);
   c->add_option("-f,--file", o->file, "text file, - for standard input")->required();
   c->add_option("-c,--context", o->perplexity.context, "tokens per chunk (default 512)")->check(CLI::Range(4, 1 << 20));
   c->add_option("--chunks", o->perplexity.chunks, "chunks at most (default: all)")->check(CLI::PositiveNumber);
   c->add_flag("--whole", o->perplexity.whole, "count all predictions of a chunk, not only its second half's");
   c->add_flag("--json", o->json, "print one JSON object: perplexity, error, nll, tokens (predictions counted), chunks, context");
-  c->footer("Example:\n  kvt perplexity -m model.gguf -f wiki.test.txt -c 512 --chunks 32 --json");
+  c->footer("Examples:\n  kvt perplexity -m model.gguf -f wiki.test.txt -c 512 --chunks 32 --json\n"
+            "  kvt perplexity -m model.gguf --adapter domain.gguf --fuse 0.7 -f domain.test.txt");
   c->callback([o] { run(*o); });
 }
 

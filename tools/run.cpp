@@ -119,6 +119,7 @@ void add_run(CLI::App& app) {
   auto o = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("run", "continue a prompt or hold a chat, streaming the text");
   add_model_options(*c, o->model);
+  add_fusion_options(*c, o->model);
   auto* prompt = c->add_option("-p,--prompt", o->prompt, "text to continue; special tokens in it are recognised");
   c->add_option("-f,--file", o->file, "read the prompt from a file, - for standard input")->excludes(prompt);
   c->add_option("-n,--tokens", o->tokens, "how many tokens to write (default: until the model ends or the context is full)")->check(CLI::NonNegativeNumber);
@@ -142,6 +143,7 @@ void add_run(CLI::App& app) {
   c->add_flag("-q,--quiet", o->quiet, "no line about speed on standard error");
   c->footer("Examples:\n  kvt run -m model.gguf -p \"Once upon a time\" -n 100 --temp 0\n"
             "  kvt run -m model.gguf --adapter domain.gguf:0.8 -p \"The valve\" -c 512 -t 2\n"
+            "  kvt run -m model.gguf --adapter domain.gguf --fuse 0.7 -p \"The valve\"      the base's scores and 0.7 times the adapted\n"
             "  kvt run -m model.gguf --chat -p \"What is a knowledge vector?\"");
   c->callback([o] { run(*o); });
 }
