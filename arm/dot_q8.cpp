@@ -60,7 +60,11 @@ void dot(float* y, int64_t ldy, const void* weights, const Q8Block* x, int64_t r
     const B* w = static_cast<const B*>(weights);
     for (int64_t r = 0; r < rows; ++r, w += row) dot_tile<B, 1, 4>(y + r, ldy, w, x, n);
   }
-  for (; T > 0; --T, y += ldy, x += row_x) {
+  for (; T >= 2; T -= 2, y += 2 * ldy, x += 2 * row_x) {
+    const B* w = static_cast<const B*>(weights);
+    for (int64_t r = 0; r < rows; ++r, w += row) dot_tile<B, 1, 2>(y + r, ldy, w, x, n);
+  }
+  if (T > 0) {
     const B* w = static_cast<const B*>(weights);
     int64_t r = 0;
     for (; r + 2 <= rows; r += 2, w += 2 * row) dot_tile<B, 2, 1>(y + r, ldy, w, x, n);

@@ -16,7 +16,15 @@ std::shared_ptr<Lora> Lora::init(int64_t in, int64_t out, int64_t rank, float al
 }
 
 // s where it is cheapest: on r numbers a token
-Tensor Lora::operator()(const Tensor& x, const Tensor& y) const { return y + linear(kvt::scale(linear(x, a), scale), b); }
+Tensor Lora::operator()(const Tensor& x, const Tensor& y) const {
+  if (fast && !Tape::current()) return add_product(y, linear(x, a), fast);
+  return y + linear(kvt::scale(linear(x, a), scale), b);
+}
+
+void Lora::freeze() {
+  const Tape::Pause pause;
+  fast = permute(kvt::scale(b, scale), {1, 0});
+}
 
 Tensor Core::operator()(const Tensor& x, const Tensor& y) const {
   const Tensor h = kvt::scale(linear(x, a), scale);

@@ -11,10 +11,12 @@ namespace kvt {
 struct Lora : Adapter {
   Tensor a, b;
   float scale = 1.f;
+  Tensor fast;               // s Bᵀ [r, out], for inference alone: rows of B have r numbers, too few for vectors
 
   Lora(Tensor a_, Tensor b_, float s) : a(std::move(a_)), b(std::move(b_)), scale(s) {}
   static std::shared_ptr<Lora> init(int64_t in, int64_t out, int64_t rank, float alpha, Rng& rng);
   int64_t rank() const { return a.dim(0); }
+  void freeze();             // makes `fast`; from here on A, B and s must not change
   Tensor operator()(const Tensor& x, const Tensor& y) const override;
 };
 

@@ -1,5 +1,6 @@
 #include "models/layers.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace kvt {
@@ -11,8 +12,13 @@ Linear::Linear(int64_t in, int64_t out, bool has_bias) : weight(Shape{out, in}) 
 Tensor Linear::operator()(const Tensor& x) const {
   Tensor y = linear(x, weight, bias);
   for (const auto& adapter : adapters) {
-    if (AdapterPass::current().twins && !adapter->of_base) y = twins(base_rows(y), (*adapter)(adapted_rows(x), adapted_rows(y)));
-    else y = (*adapter)(x, y);
+    if (!AdapterPass::current().twins || adapter->of_base) {
+      y = (*adapter)(x, y);
+    } else if (const Tensor changed = (*adapter)(adapted_rows(x), adapted_rows(y)); Tape::current()) {
+      y = twins(base_rows(y), changed);
+    } else {
+      std::copy_n(changed.data(), changed.size(), y.data() + changed.size());      // y is this layer's own
+    }
   }
   return y;
 }

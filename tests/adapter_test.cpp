@@ -75,7 +75,7 @@ TEST_CASE("an adapter written and read is the same adapter; scales multiply; ada
   CHECK(file.tensors()[0].name == "blk.0.attn_q.weight.lora_a");
   CHECK(file.tensor("output.weight.lora_b").shape() == Shape{40, 4});
   load_adapter(*plain.model, file, 1, plain.id);
-  CHECK(equal(logits_of(*plain.model), want));
+  CHECK(max_relative_error(logits_of(*plain.model).values(), want.values()) < 1e-6);
   load_adapter(*plain.model, file, -1, plain.id);                    // undone by its negative
   CHECK(max_relative_error(logits_of(*plain.model).values(), without.values()) < 1e-5);
 
@@ -194,7 +194,7 @@ TEST_CASE("adapters that do not fit are refused, with names, and leave the model
   CHECK(message(elsewhere) == ": trained on another base model (fingerprint 0123456789abcdef, this base has " + base.id + ")");
   CHECK(equal(logits_of(*base.model), before));
   load_adapter(*base.model, elsewhere, 1, base.id, true);      // on request
-  CHECK(equal(logits_of(*base.model), logits_of(*trained.model)));
+  CHECK(max_relative_error(logits_of(*base.model).values(), logits_of(*trained.model).values()) < 1e-6);
 }
 
 TEST_CASE("fingerprints: of the weights, not of the metadata") {

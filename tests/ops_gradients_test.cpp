@@ -101,6 +101,16 @@ TEST_CASE("gradients: sums") {
   check_all(cases);
 }
 
+TEST_CASE("gradients and value: y + h W, few rows and many") {
+  for (const int64_t T : {1, 3, 4, 5, 40}) {
+    Rng rng(uint64_t(20 + T));
+    const Tensors xs = {randn({T, 9}, rng), randn({T, 3}, rng), randn({3, 9}, rng)};
+    CHECK(max_relative_error(add_product(xs[0], xs[1], xs[2]).values(), (xs[0] + matmul(xs[1], xs[2])).values()) < 1e-6);
+    check_gradients("add_product", [](const Tensors& x) { return add_product(x[0], x[1], x[2]); }, xs, rng);
+  }
+  CHECK_THROWS_WITH_AS(add_product(Tensor::zeros({2, 9}), Tensor::zeros({2, 3}), Tensor::zeros({4, 9})), "add_product: [2, 3] and [4, 9] do not fit [2, 9]", Error);
+}
+
 TEST_CASE("gradients: matmul in every transposition, batched, and with one B for all") {
   std::vector<Case> cases;
   for (const bool ta : {false, true})

@@ -94,7 +94,8 @@ void dot_rows(float* y, int64_t ldy, const void* weights, const Q8Block* x, int6
   const auto* w = static_cast<const B*>(weights);
   const int64_t row_x = n / 32;
   for (; T >= 4; T -= 4, y += 4 * ldy, x += 4 * row_x) dot_tiles<B, 4>(y, ldy, w, x, rows, n);
-  for (; T > 0; --T, y += ldy, x += row_x) dot_tiles<B, 1>(y, ldy, w, x, rows, n);
+  for (; T >= 2; T -= 2, y += 2 * ldy, x += 2 * row_x) dot_tiles<B, 2>(y, ldy, w, x, rows, n);
+  if (T > 0) dot_tiles<B, 1>(y, ldy, w, x, rows, n);
 }
 
 }  // namespace
