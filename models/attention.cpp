@@ -18,7 +18,7 @@ KvCache::KvCache(int64_t layers, int64_t capacity, int64_t kv_heads, int64_t hea
 }
 
 int64_t KvCache::bytes() const {
-  int64_t total = 0;
+  int64_t total = notes_ ? notes_.bytes() : 0;
   for (const auto& rows : layers_)
     for (const Pair& row : rows) total += row.k.bytes() + row.v.bytes();
   return total;
@@ -42,6 +42,11 @@ KvCache::Pair KvCache::append(int64_t layer, int64_t row, const Tensor& k, const
   require(length_ + k.dim(1) <= capacity_, "kv cache: ", length_, " + ", k.dim(1), " tokens exceed its capacity of ", capacity_);
   const Pair& pair = layers_.at(size_t(layer)).at(size_t(row));
   return {store(pair.k, length_, k), store(pair.v, length_, v)};
+}
+
+void KvCache::keep_notes(int64_t numbers) {
+  const Shape shape{capacity_, numbers};
+  notes_ = Tensor(shape, DType::F32, Storage::allocate_owned(size_t(byte_size(DType::F32, shape.numel()))));
 }
 
 void KvCache::advance(int64_t tokens) { length_ += tokens; }

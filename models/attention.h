@@ -21,10 +21,14 @@ class KvCache {
   Pair append(int64_t layer, int64_t row, const Tensor& k, const Tensor& v);
   void advance(int64_t tokens);
   void truncate(int64_t length);         // forgets all behind the first `length` tokens
+  // `numbers` F32 numbers a token that a wrapper of the model keeps (models/kvt.h): [capacity, numbers], written by the wrapper.
+  void keep_notes(int64_t numbers);
+  const Tensor& notes() const { return notes_; }
 
  private:
   std::vector<std::vector<Pair>> layers_;      // [layer][row]
   int64_t capacity_ = 0, length_ = 0;
+  Tensor notes_;
 };
 
 // attention() over the tokens of `cache` (null = none) and those of q, k and v behind them, which join it. Twins attend each to their own.

@@ -18,6 +18,8 @@ struct Adapter {
 // What adapters know, beside x and y, of the forward pass they take part in. It belongs to the thread while a Scope is alive.
 struct AdapterPass {
   bool twins = false;          // the first half of the batch is the base's: adapters leave it alone, but for those of_base
+  Tensor cores;                // generated for the inputs of this pass by `maker` (models/kvt.h)
+  const void* maker = nullptr;
 
   static const AdapterPass& current();
   class Scope;
