@@ -58,7 +58,7 @@ void KvCache::truncate(int64_t length) {
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options, KvCache* cache, int64_t layer) {
   if (!cache) return attention(q, k, v, options);
-  require(q.dim(0) == (AdapterPass::current().twins ? 2 : 1), "attention: a cache holds one sequence, got ", q.shape());
+  require(q.dim(0) == (AdapterPass::current().rows == AdapterPass::Rows::twins ? 2 : 1), "attention: a cache holds one sequence, got ", q.shape());
   std::vector<Tensor> rows;
   for (int64_t b = 0; b < q.dim(0); ++b) {
     const auto row = [b](const Tensor& x) { return slice(x, 0, b, b + 1); };

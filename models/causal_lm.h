@@ -21,6 +21,7 @@ class CausalLm : public Model {
   struct Forward {
     KvCache* cache = nullptr;               // B = 1: the tokens follow those in the cache, and join them
     bool recompute = false;                 // training: keep each block's input alone, recompute the rest in backward
+    int64_t blocks = -1;                    // run the first so many alone; −1 = all
     int64_t twins_from = -1;                // from this block on base and adapted model run side by side; −1 = the adapted model alone
   };
   // The final normalised hidden states [B, T, C] of ids [B, T] (row-major); of twins [2B, T, C], the base's first.

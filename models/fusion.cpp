@@ -34,7 +34,7 @@ Tensor Fused::twin_states(std::span<const int32_t> ids, int64_t B, int64_t T, co
 
 Tensor Fused::twin_logits(const Tensor& states) const {
   AdapterPass pass = AdapterPass::current();
-  pass.twins = true;
+  pass.rows = AdapterPass::Rows::twins;
   const AdapterPass::Scope scope(pass);
   return model_->logits(states);
 }
@@ -44,11 +44,29 @@ Tensor Fused::mix(const Tensor& twins) const {
   return base + scale(adapted_rows(twins) - base, fusion_.weight());
 }
 
-// With an adapted output matrix both states are kept, [B, T, 2C], until there are scores to mix.
 Tensor Fused::hidden(std::span<const int32_t> ids, int64_t B, int64_t T, const Forward& options) const {
+  if (Tape::current()) {                                   // training learns nothing from the base's side: it is run apart, unrecorded
+    const auto run = [&](AdapterPass::Rows rows) {
+      AdapterPass pass = AdapterPass::current();
+      pass.rows = rows;
+      const AdapterPass::Scope scope(pass);
+      return model_->hidden(ids, B, T, options);
+    };
+    Tensor base;
+    {
+      const Tape::Pause frozen;
+      base = run(AdapterPass::Rows::base);
+    }
+    return join(base, run(AdapterPass::Rows::adapted));
+  }
   const Tensor states = twin_states(ids, B, T, options);
-  if (!output_adapted_) return mix(states);
-  const Tensor parts[] = {base_rows(states), adapted_rows(states)};
+  return join(base_rows(states), adapted_rows(states));
+}
+
+// With an adapted output matrix both states are kept, [B, T, 2C], until there are scores to mix.
+Tensor Fused::join(const Tensor& base, const Tensor& adapted) const {
+  if (!output_adapted_) return base + scale(adapted - base, fusion_.weight());
+  const Tensor parts[] = {base, adapted};
   return concat(parts, -1);
 }
 

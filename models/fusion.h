@@ -43,6 +43,7 @@ class Fused : public CausalLm {
 
  private:
   Tensor mix(const Tensor& twins) const;                  // base + w (adapted − base)
+  Tensor join(const Tensor& base, const Tensor& adapted) const;      // two states as one
 
   std::shared_ptr<CausalLm> model_;
   Fusion fusion_;

@@ -138,6 +138,15 @@ void GeneratedCore::freeze() {
   fast = permute(kvt::scale(b, scale), {1, 0});
 }
 
+std::shared_ptr<Lora> GeneratedCore::folded() const {
+  const KvtConfig& c = kvt->config();
+  require(!c.per_token(), "kvt: cores that depend on the input cannot be folded into factors");
+  const Tape::Pause pause;
+  const int64_t n = c.size * c.columns;
+  const Tensor core = slice(kvt->cores({}), 1, layer * n, (layer + 1) * n).view({c.size, c.columns});
+  return std::make_shared<Lora>(a, matmul(b, core), scale);
+}
+
 Tensor GeneratedCore::operator()(const Tensor& x, const Tensor& y) const {
   const AdapterPass& pass = AdapterPass::current();
   require(pass.cores && pass.maker == kvt.get(), "kvt: the cores of this pass have not been made");

@@ -13,6 +13,7 @@
 // Embeddings are scaled to a mean square of 1. Scoring [K_j ; emb_i] by one vector would not do: emb_i adds the same to every
 // j, which the softmax cancels; hence the product of the two.
 #pragma once
+#include "models/adapt.h"
 #include "models/causal_lm.h"
 
 namespace kvt {
@@ -76,6 +77,8 @@ struct GeneratedCore : Adapter {
 
   static std::shared_ptr<GeneratedCore> init(std::shared_ptr<const Kvt> kvt, int64_t layer, int64_t in, int64_t out, float scale, Rng& rng);
   void freeze();                               // makes `fast`; B and s must not change any more
+  // The same as a LoRA, A and B C with scale s, of a core that does not depend on the input; it costs no more than that. Throws for others.
+  std::shared_ptr<Lora> folded() const;
   Tensor operator()(const Tensor& x, const Tensor& y) const override;
 };
 

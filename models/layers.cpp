@@ -11,9 +11,12 @@ Linear::Linear(int64_t in, int64_t out, bool has_bias) : weight(Shape{out, in}) 
 
 Tensor Linear::operator()(const Tensor& x) const {
   Tensor y = linear(x, weight, bias);
+  const AdapterPass::Rows rows = AdapterPass::current().rows;
   for (const auto& adapter : adapters) {
-    if (!AdapterPass::current().twins || adapter->of_base) {
+    if (rows == AdapterPass::Rows::adapted || adapter->of_base) {
       y = (*adapter)(x, y);
+    } else if (rows == AdapterPass::Rows::base) {
+      continue;
     } else if (const Tensor changed = (*adapter)(adapted_rows(x), adapted_rows(y)); Tape::current()) {
       y = twins(base_rows(y), changed);
     } else {

@@ -17,7 +17,9 @@ struct Adapter {
 
 // What adapters know, beside x and y, of the forward pass they take part in. It belongs to the thread while a Scope is alive.
 struct AdapterPass {
-  bool twins = false;          // the first half of the batch is the base's: adapters leave it alone, but for those of_base
+  // Adapters, but for those of_base, leave the base's rows alone. Of twins that is the first half of the batch.
+  enum class Rows { adapted, base, twins };
+  Rows rows = Rows::adapted;
   Tensor cores;                // generated for the inputs of this pass by `maker` (models/kvt.h)
   const void* maker = nullptr;
 

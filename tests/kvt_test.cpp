@@ -2,6 +2,8 @@
 #include "tests/main.h"
 
 #include "engine/convert.h"
+#include "engine/fingerprint.h"
+#include "engine/kvt_adapter.h"
 #include "engine/load.h"
 #include "engine/load_encoder.h"
 #include "models/fusion.h"
@@ -271,4 +273,85 @@ TEST_CASE("on the ViT: a core for each patch, one for each image") {
     for (const auto& adapter : l.adapters) learning += std::static_pointer_cast<const GeneratedCore>(adapter)->b.has_grad();
   });
   CHECK(learning == kvt->config().layers);
+}
+
+TEST_CASE("training generated cores from extracted knowledge; the file holds all that inference needs") {
+  const Gguf base = SmallLlama().gguf();
+  const std::string id = fingerprint(base);
+  Examples data(12), held_out(12);
+  Ids text;
+  for (int i = 0; i < 160; ++i) text.push_back(3 + (i * i + i / 7) % 23);
+  data.add_text(std::span(text).first(120));
+  held_out.add_text(std::span(text).subspan(120));
+  for (const auto& levels : {std::vector<std::string>{"concept", "sentence", "word"}, {"word"}, {"concept"}, {}})
+    for (const bool extractor : {true, false}) {
+      const std::shared_ptr<CausalLm> model = load_model(base);
+      const std::vector<Tensor> states = knowledge_states(*model, data, 6, 1);
+      CHECK(states.size() == 6);
+      CHECK(states[0].shape() == Shape{12, 32});
+      KvtOptions options;
+      options.levels = levels;
+      options.extractor = extractor;
+      options.seed = 4;
+      KvtSet set = attach_kvt(*model, options);
+      CHECK(set.layers.size() == 14);
+      CHECK(bool(set.extractor) == (extractor && !levels.empty()));
+      const auto lm = std::make_shared<KvtLm>(model, set.kvt);
+      const Fused fused(lm, {Fusion::Form::residual, 0.7f});
+      const KvtTask task(fused, set, states, data, true, 1e-3f), validation(fused, set, states, held_out, false, 1e-3f);
+      const double before = evaluate(validation, 4);
+      CHECK(before == doctest::Approx(evaluate(*load_model(base), held_out, 4)).epsilon(1e-5));        // it starts as the base
+      TrainOptions train_options;
+      train_options.steps = 30, train_options.batch = 3, train_options.lr = 1e-2f;
+      TrainState state;
+      REQUIRE(train(task, trained_tensors(set), train_options, &validation, state, {}) == TrainEnd::finished);
+      CHECK(evaluate(validation, 4) < before - 0.2);
+      fill_bank(set, states);
+      set.fusion = fused.fusion();
+
+      const Gguf file = kvt_file(set, "llama", id, DType::F32);
+      CHECK(file.string("adapter.type") == "kvt");
+      const std::shared_ptr<CausalLm> other = load_model(base);
+      const KvtSet loaded = load_kvt(*other, file, 1, id);
+      REQUIRE(loaded.fusion);
+      std::shared_ptr<CausalLm> run = other;
+      if (loaded.kvt->config().per_token()) run = std::make_shared<KvtLm>(other, loaded.kvt);
+      const Tape::Pause inference;
+      CHECK(max_relative_error(logits_of(Fused(run, *loaded.fusion)).values(), logits_of(fused).values()) < 1e-5);
+    }
+}
+
+TEST_CASE("KVT files that do not fit are refused with names, and change nothing") {
+  const Gguf base = SmallLlama().gguf();
+  const std::string id = fingerprint(base);
+  const std::shared_ptr<CausalLm> model = load_model(base);
+  const Tensor before = logits_of(*model);
+  const Gguf good = kvt_file(attach_kvt(*load_model(base), {}), "llama", id, DType::F16);
+  const auto message = [&](const std::function<void(Gguf&)>& change, const std::string& leave_out = "", Tensor replaced = {}) -> std::string {
+    Gguf file;
+    for (const auto& [name, value] : good.keys()) file.set(name, value);
+    for (const auto& e : good.tensors()) {
+      if (e.name != leave_out) file.add(e.name, e.tensor);
+      else if (replaced) file.add(e.name, replaced);
+    }
+    if (change) change(file);
+    try {
+      load_kvt(*model, file, 1, id);
+    } catch (const Error& e) { return e.what(); }
+    return "accepted";
+  };
+  CHECK(message([](Gguf& f) { f.set("adapter.type", std::string("lora")); }) == ": not a KVT adapter");
+  CHECK(message([](Gguf& f) { f.set("general.architecture", std::string("gpt2")); }) == ": an adapter for architecture 'gpt2', the base is 'llama'");
+  CHECK(message([](Gguf& f) { f.set("kvt.base.fingerprint", std::string("0123")); }).find("trained on another base model") != std::string::npos);
+  CHECK(message([](Gguf& f) { f.set("kvt.levels", std::string("concept,letter")); }) == ": no level is called 'letter'; there are: concept sentence word");
+  CHECK(message([](Gguf& f) { f.set("kvt.layers", std::vector<std::string>{"blk.0.attn_q", "blk.7.attn_q"}); }).find("shape") != std::string::npos);
+  CHECK(message({}, "kvt.bank", Tensor::zeros({4, 5})) == ": tensor 'bank' has shape [4, 5], expected [4, 4]");
+  CHECK(message({}, "kvt.gates") == ": tensor 'gates' of shape [3] is missing");
+  CHECK(message({}, "blk.1.ffn_up.weight.kvt_b", Tensor::zeros({64, 3})) ==
+        ": 'blk.1.ffn_up': factors A [4, 32] and B [64, 3] do not fit weights [64, 32] and cores 4 × 4");
+  CHECK(message({}, "blk.1.ffn_up.weight.kvt_b").find("blk.1.ffn_up.weight.kvt_b") != std::string::npos);
+  CHECK(max_relative_error(logits_of(*model).values(), before.values()) == 0);
+  CHECK(message({}) == "accepted");
+  CHECK_THROWS_WITH_AS(attach_kvt(*model, {.levels = {"letter"}}), "kvt: no level is called 'letter'; there are: concept sentence word", Error);
+  CHECK_THROWS_WITH_AS(attach_kvt(*load_model(SmallLlama{.tied = false}.gguf()), {.targets = {"output"}}), "kvt: layer 'output' is outside of the blocks", Error);
 }

@@ -30,8 +30,7 @@ BlockRange parse_blocks(const std::string& text) {
 }
 
 // λ or γ by the loss of the fused scores on the validation data.
-static Fusion choose_fusion(Report& report, const AdaptOptions& o, LoadedModel& m, const Examples& validation) {
-  const std::shared_ptr<CausalLm> model(m.model.get(), [](CausalLm*) {});
+static Fusion choose_fusion(Report& report, const AdaptOptions& o, const std::shared_ptr<CausalLm>& model, const Examples& validation) {
   const std::vector<FusionLoss> losses = fusion_losses(model, validation, o.train.batch, fusion_grid(), interrupted);
   if (losses.empty()) throw Interrupted();
   json tried = json::array();
@@ -49,9 +48,9 @@ static Fusion choose_fusion(Report& report, const AdaptOptions& o, LoadedModel& 
   return best.fusion;
 }
 
-void store_fusion(Report& report, const AdaptOptions& o, LoadedModel& m, const Examples* validation, Gguf& adapter) {
-  if (o.fuse == "auto") write_fusion(adapter, choose_fusion(report, o, m, *validation));
-  else if (!o.fuse.empty()) write_fusion(adapter, {Fusion::Form::residual, std::stof(o.fuse)});
+void store_fusion(Report& report, const AdaptOptions& o, const std::shared_ptr<CausalLm>& model, const Examples* validation, Gguf& adapter) {
+  if (o.fuse == "auto") write_fusion(adapter, choose_fusion(report, o, model, *validation));
+  else if (!o.fuse.empty() && o.fuse != "none") write_fusion(adapter, {Fusion::Form::residual, std::stof(o.fuse)});
 }
 
 std::map<std::string, std::string> identity(const AdaptOptions& o, const Examples& data, const Examples* validation) {
@@ -69,6 +68,14 @@ std::map<std::string, std::string> identity(const AdaptOptions& o, const Example
   if (o.method.starts_with("lora")) {
     options["rank"] = std::to_string(o.rank);
     options["alpha"] = std::to_string(o.alpha);
+  } else if (o.method == "kvt-generated") {
+    std::string levels;
+    for (const std::string& level : o.levels) levels += (levels.empty() ? "" : ",") + level;
+    options["levels"] = levels;
+    options["knowledge"] = std::to_string(o.size) + " " + std::to_string(o.vectors) + " " + std::to_string(o.knowledge_layer) + " " + std::to_string(o.texts) +
+                           (o.no_extractor ? " trained" : " extracted");
+    options["mu"] = std::to_string(o.mu);
+    options["fuse"] = o.fuse;
   } else if (o.method == "kvt") {
     options["core"] = o.core;
     options["k"] = o.k;
@@ -92,17 +99,13 @@ std::map<std::string, std::string> identity(const AdaptOptions& o, const Example
 
 namespace {
 
-// What the method trains, and what becomes of it.
-struct Method {
-  TrainedSet trained;
-  std::function<Gguf()> result;
-};
-
-Method set_up(const AdaptOptions& o, LoadedModel& m, const std::string& base) {
+Method set_up(const AdaptOptions& o, LoadedModel& m, const std::string& base, const Examples& data) {
+  if (o.method == "kvt-generated") return set_up_generated(o, m, base, data);
+  const auto task = [&m](const Examples& examples, bool) { return std::make_unique<CausalTask>(*m.model, examples); };
   if (o.method == "full") {
     require(o.model.adapters.empty(), "adapt: --method full trains the base's own weights; merge adapters into it first (kvt merge)");
     const DType type = find_dtype(o.out_type.c_str())->type;
-    return {all_weights(*m.model), [&m, type] { return model_file(m.gguf, *m.model, type); }};
+    return {all_weights(*m.model), [&m, type] { return model_file(m.gguf, *m.model, type); }, unowned(*m.model), task};
   }
   LoraOptions lora;
   lora.rank = o.rank;
@@ -112,7 +115,7 @@ Method set_up(const AdaptOptions& o, LoadedModel& m, const std::string& base) {
   std::tie(lora.first_layer, lora.last_layer) = parse_blocks(o.layers);
   const LoraSet set = attach_lora(*m.model, lora);
   const DType type = o.out_type == "F16" ? DType::F16 : DType::F32;
-  return {trained_factors(set), [&m, set, base, type] { return adapter_file(set, m.model->config().architecture, base, type); }};
+  return {trained_factors(set), [&m, set, base, type] { return adapter_file(set, m.model->config().architecture, base, type); }, unowned(*m.model), task};
 }
 
 void print_plan(Report& report, const AdaptOptions& o, const LoadedModel& m, const Method& method, const Examples& data, const Examples* validation,
@@ -121,7 +124,7 @@ void print_plan(Report& report, const AdaptOptions& o, const LoadedModel& m, con
   int64_t adapted = 0;
   for (const Trained& t : method.trained) {
     trained += t.tensor.size();
-    if (t.name.ends_with(".lora_b")) adapted += t.tensor.dim(0);
+    if (t.name.ends_with(".lora_b") || t.name.ends_with(".kvt_b")) adapted += t.tensor.dim(0);
   }
   for (const Gguf::Entry& e : m.gguf.tensors()) {
     weights += e.tensor.size();
@@ -164,7 +167,7 @@ void run(AdaptOptions o) {
   else if (o.valid_split > 0) validation = data.split(o.valid_split);
   const Examples* valid = validation ? &*validation : nullptr;
   if (in_rounds(o)) return adapt_in_rounds(o, m, base, data, *valid, report);
-  const Method method = set_up(o, m, base);
+  const Method method = set_up(o, m, base, data);
   print_plan(report, o, m, method, data, valid, base);
 
   const RunIdentity self{base, identity(o, data, valid)};
@@ -178,14 +181,15 @@ void run(AdaptOptions o) {
   callbacks.validation = [&](const ValidationReport& r) { report.validation(r); };
   callbacks.save = [&](const TrainState& s) { write_checkpoint(o.checkpoint, s, method.trained, self); };
   callbacks.cancelled = interrupted;
-  const TrainEnd end = train(*m.model, method.trained, o.train, data, valid, state, callbacks);
+  const std::unique_ptr<Task> task = method.task(data, true), held_out = valid ? method.task(*valid, false) : nullptr;
+  const TrainEnd end = train(*task, method.trained, o.train, held_out.get(), state, callbacks);
   if (end == TrainEnd::cancelled) {
     report.line("interrupted after step " + std::to_string(state.step) + "; to go on, repeat the command with --resume (checkpoint " + o.checkpoint + ")");
     report.event({{"event", "interrupted"}, {"step", state.step}, {"checkpoint", o.checkpoint}});
     throw Interrupted();
   }
   Gguf result = method.result();
-  store_fusion(report, o, m, valid, result);
+  store_fusion(report, o, method.model, valid, result);
   result.write(o.out);
   if (o.resume || o.train.save_every > 0) {      // of no further use: the run it belongs to is over
     std::error_code ignored;
@@ -206,13 +210,22 @@ void add_adapt(CLI::App& app) {
   CLI::App* c = app.add_subcommand("adapt", "adapt a model to text or prompt-completion pairs: KVT, LoRA, or all weights");
   add_model_options(*c, o->model);
   TrainOptions& t = o->train;
-  c->add_option("--method", o->method, "lora (default), kvt, lora-xs: any base; full: bases with float weights")->check(CLI::IsMember({"lora", "kvt", "lora-xs", "full"}));
+  c->add_option("--method", o->method, "lora (default), kvt, kvt-generated, lora-xs: any base; full: bases with float weights")
+      ->check(CLI::IsMember({"lora", "kvt", "kvt-generated", "lora-xs", "full"}));
   c->add_option("--init", o->init, "where low-rank factors start: random (default of lora), weight-svd (of lora-xs) or gradient-svd (of kvt)")
       ->check(CLI::IsMember({"random", "weight-svd", "gradient-svd"}));
   c->add_option("--core", o->core, "kvt: extracted (default; nothing trained), spectral or dense")->check(CLI::IsMember({"extracted", "spectral", "dense"}));
   c->add_option("--k", o->k, "kvt: directions a layer and round (default 8), or auto");
   c->add_option("--rounds", o->rounds, "kvt: rounds at most (default 8), each one pass over the data; lora: restarts, the steps shared among them")->check(CLI::PositiveNumber);
   c->add_option("--eta", o->eta, "kvt: where the first line search starts (default 1/32)")->check(CLI::PositiveNumber);
+  c->add_option("--levels", o->levels, "kvt-generated: concept, sentence, word (default: all three), or none = the constant core")->delimiter(',')
+      ->check(CLI::IsMember({"concept", "sentence", "word", "none"}));
+  c->add_option("--size", o->size, "kvt-generated: numbers in a knowledge vector, and rank of the adapter (default: sqrt(width)/4)")->check(CLI::PositiveNumber);
+  c->add_option("--vectors", o->vectors, "kvt-generated: knowledge vectors (default: as many as --size)")->check(CLI::PositiveNumber);
+  c->add_option("--knowledge-layer", o->knowledge_layer, "kvt-generated: blocks whose states knowledge is extracted from (default: all)")->check(CLI::NonNegativeNumber);
+  c->add_option("--texts", o->texts, "kvt-generated: examples that knowledge is extracted from (default 16)")->check(CLI::PositiveNumber);
+  c->add_flag("--no-extractor", o->no_extractor, "kvt-generated: train the knowledge vectors themselves");
+  c->add_option("--mu", o->mu, "kvt-generated: weight of the extractor's mean gate in the loss (default 1e-3)")->check(CLI::NonNegativeNumber);
   c->add_option("--data", o->data, "text file, or .jsonl of {\"prompt\": …, \"completion\": …}; only completions are learned")->required();
   auto* valid = c->add_option("--valid", o->valid, "validation data, likewise");
   c->add_option("--valid-split", o->valid_split, "take this fraction from the end of the data for validation")->excludes(valid)->check(CLI::Range(0.0, 0.9));
@@ -222,11 +235,12 @@ void add_adapt(CLI::App& app) {
   c->add_option("--alpha", o->alpha, "LoRA alpha; the scale is alpha/rank (default 16)");
   c->add_option("--targets", o->targets, "layers to adapt: attn_q,attn_v,ffn_down,… or all (default)")->delimiter(',');
   c->add_option("--layers", o->layers, "blocks to adapt, FIRST-LAST, counted from 0 (default: all)");
-  c->add_option("--fuse", o->fuse, "store how scores are fused with the base's: a number = lambda, auto = the best lambda or gamma on the validation data")
+  c->add_option("--fuse", o->fuse, "store how scores are fused with the base's: a number = lambda, auto = the best lambda or gamma on the validation data, none "
+                "(default; kvt-generated: 0.7, and the fused scores are what it is trained on, unless none)")
       ->check([](const std::string& text) {
         char* end = nullptr;
         const float x = std::strtof(text.c_str(), &end);
-        return text == "auto" || (!text.empty() && *end == 0 && std::isfinite(x) && x >= 0) ? "" : "expected auto or a number of 0 or more, got '" + text + "'";
+        return text == "auto" || text == "none" || (!text.empty() && *end == 0 && std::isfinite(x) && x >= 0) ? "" : "expected auto, none or a number of 0 or more, got '" + text + "'";
       });
   c->add_option("--lr", o->lr, "peak learning rate (default 3e-4, full 2e-5)")->check(CLI::PositiveNumber);
   c->add_option("--schedule", o->schedule, "constant, linear or cosine (default)")->check(CLI::IsMember({"constant", "linear", "cosine"}));
@@ -253,11 +267,13 @@ void add_adapt(CLI::App& app) {
             "  kvt adapt -m model.gguf --data domain.txt --valid-split 0.1 -o domain.gguf --fuse auto\n"
             "  kvt adapt -m model-f32.gguf --method full --data domain.txt -o tuned.gguf --recompute\n"
             "  kvt adapt -m model.gguf --method kvt --data domain.txt --valid held-out.txt -o domain.gguf --length 128\n"
+            "  kvt adapt -m model.gguf --method kvt-generated --levels concept,word --data domain.txt --valid-split 0.1 -o domain.gguf --fuse auto\n"
             "  kvt run -m model.gguf --adapter domain.gguf -p \"…\"");
   c->callback([o] {
     for (char& letter : o->out_type) letter = char(std::toupper(letter));
     if (o->method != "full" && o->out_type != "F32" && o->out_type != "F16") throw CLI::ValidationError("--out-type", "an adapter is written as F32 or F16");
     if (o->fuse == "auto" && o->method != "kvt" && o->valid.empty() && o->valid_split <= 0) throw CLI::ValidationError("--fuse", "auto needs --valid or --valid-split");
+    if (o->method == "kvt-generated" && o->fuse.empty()) o->fuse = "0.7";
     if (!o->fuse.empty() && o->method == "full") throw CLI::ValidationError("--fuse", "is of an adapter with its base; --method full leaves no base");
     run(*o);
   });

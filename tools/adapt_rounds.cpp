@@ -112,7 +112,7 @@ void adapt_in_rounds(const AdaptOptions& o, LoadedModel& m, const std::string& b
   }
   require(state.rounds() > 0, o.method, ": no step lowers the validation loss (", state.losses[0], " nats per label); nothing is written");
   Gguf result = rounds_file(state, options.core, architecture, base, o.out_type == "F16" ? DType::F16 : DType::F32);
-  store_fusion(report, o, m, &validation, result);
+  store_fusion(report, o, unowned(*m.model), &validation, result);
   result.write(o.out);
   std::error_code ignored;
   std::filesystem::remove(o.checkpoint, ignored);            // of no further use: the run it belongs to is over

@@ -8,6 +8,7 @@
 
 #include "engine/adapter.h"
 #include "engine/fingerprint.h"
+#include "engine/kvt_adapter.h"
 #include "engine/load.h"
 #include "ops/quant.h"
 #include "tensor/parallel.h"
@@ -17,7 +18,7 @@ namespace kvt {
 void add_model_options(CLI::App& command, ModelOptions& o, bool with_adapters) {
   command.add_option("-m,--model", o.model, "GGUF file of the model")->required();
   if (with_adapters) {
-    command.add_option("--adapter", o.adapters, "LoRA adapter GGUF, FILE or FILE:SCALE; may be repeated");
+    command.add_option("--adapter", o.adapters, "adapter GGUF (LoRA, KVT), FILE or FILE:SCALE; may be repeated");
     command.add_flag("--any-base", o.any_base, "take adapters that were trained on another base model too");
   }
   command.add_option("-t,--threads", o.threads, "threads (default: one per core)")->check(CLI::Range(1, 1024));
@@ -50,15 +51,28 @@ LoadedModel open_model(const ModelOptions& o, bool fused) {
   m.model = load_model(m.gguf);
   const std::string base = o.adapters.empty() ? "" : fingerprint(m.gguf);
   std::optional<Fusion> fusion;
-  LoraSet last;
+  std::vector<std::shared_ptr<Adapter>> last;
+  std::shared_ptr<const Kvt> kvt;
   for (const std::string& adapter : o.adapters) {
-    for (const auto& layer : last.layers) layer.lora->of_base = true;
+    for (const auto& each : last) each->of_base = true;
+    last.clear();
     const auto [path, scale] = split_scale(adapter);
-    last = load_adapter(*m.model, Gguf::open(path), scale, base, o.any_base);
-    fusion = last.fusion;
+    const Gguf file = Gguf::open(path);
+    if (file.string("adapter.type", "") == "kvt") {
+      const KvtSet set = load_kvt(*m.model, file, scale, base, o.any_base);
+      require(!kvt || !set.kvt->config().per_token(), path, ": the second adapter whose cores depend on the input; one at a time");
+      if (set.kvt->config().per_token()) kvt = set.kvt;
+      for (const auto& layer : set.layers) last.push_back(layer.attached);
+      fusion = set.fusion;
+    } else {
+      const LoraSet set = load_adapter(*m.model, file, scale, base, o.any_base);
+      for (const auto& layer : set.layers) last.push_back(layer.lora);
+      fusion = set.fusion;
+    }
   }
   if (!fused)
-    for (const auto& layer : last.layers) layer.lora->of_base = true;
+    for (const auto& each : last) each->of_base = true;
+  if (kvt) m.model = std::make_unique<KvtLm>(std::move(m.model), kvt);
   require(!o.fusion || !o.adapters.empty(), "fusion is of an adapter with its base: name an --adapter");
   if (o.fusion) fusion = o.fusion;
   if (fused && fusion && !o.no_fusion && fusion->weight() != 1) m.model = std::make_unique<Fused>(std::move(m.model), *fusion);

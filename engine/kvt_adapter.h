@@ -1,0 +1,77 @@
+// KVT adapters with generated cores (models/kvt.h): on the layers of a language model, in training, and as files.
+//
+//   general.type "adapter"    general.architecture = the base's    adapter.type "kvt"    kvt.base.fingerprint, kvt.fusion.* as for LoRA
+//   kvt.levels string         "concept,sentence,word" or fewer; "" = the constant core
+//   kvt.scale f32             s
+//   kvt.layers string[]       the adapted layers, in the order of their cores
+//   tensors: kvt.bank K [m, k], kvt.w_alpha [k], kvt.alpha.weight [k, C], kvt.mlp_up.weight, .bias, kvt.gates [3] (none of them for the
+//            constant core), kvt.mlp_down.weight, .bias (W_2 and the constant cores), and for each layer
+//            <layer>.weight.kvt_a A [t, in], <layer>.weight.kvt_b B [out, k]
+#pragma once
+#include <optional>
+
+#include "engine/gguf.h"
+#include "engine/train.h"
+#include "models/fusion.h"
+#include "models/knowledge.h"
+#include "models/kvt.h"
+
+namespace kvt {
+
+struct KvtOptions {
+  int64_t size = 0, vectors = 0, columns = 0;        // k, m, t; 0: k = √C/4 and at least 4, m = t = k
+  std::vector<std::string> levels = {"concept", "sentence", "word"};
+  bool extractor = true;                             // K comes from a DKE; else K itself is trained
+  float scale = 2;                                   // s
+  std::vector<std::string> targets = {"all"};        // layers, as for LoRA (engine/adapter.h)
+  int64_t first_layer = 0, last_layer = -1;
+  uint64_t seed = 0;
+};
+
+struct KvtSet {
+  struct Layer {
+    std::string name;
+    std::shared_ptr<GeneratedCore> core;
+    std::shared_ptr<Adapter> attached;               // the core, or once loaded the LoRA that it folds into
+  };
+  std::shared_ptr<Kvt> kvt;
+  std::vector<Layer> layers;
+  std::shared_ptr<KnowledgeExtractor> extractor;     // in training, if there is one
+  std::optional<Fusion> fusion;
+};
+
+// Gives the targeted layers of `model` cores of one new Kvt. Run the model through KvtLm. Throws for a level or target there is none of.
+KvtSet attach_kvt(CausalLm& model, const KvtOptions& options);
+TrainedSet trained_tensors(const KvtSet& set);
+
+// What the extractor reads: H_l of the first `texts` examples of the data, a tensor [T, C] each, of the model as it is (so: before
+// attach_kvt). `layer` = l counts blocks, −1 = all; the states pass the model's last norm, so that their size does not grow with l.
+std::vector<Tensor> knowledge_states(const CausalLm& model, const Examples& data, int64_t texts, int64_t layer = -1);
+
+// Puts K of all `states` in the bank of `set`, with the extractor as for inference: the bank that is stored.
+void fill_bank(const KvtSet& set, const std::vector<Tensor>& states);
+
+// Next-token prediction with cores from knowledge that is extracted anew for each batch:  cross-entropy + μ‖G‖₁ / (T C).
+// In training K is of some of the texts with sampled gates, never of one that is being learned; in validation of all.
+class KvtTask : public CausalTask {
+ public:
+  // `model` is the KvtLm of `set`, fused or not. `learns_texts`: example i of `data` is the text of states[i]. All must outlive the task.
+  KvtTask(const CausalLm& model, const KvtSet& set, const std::vector<Tensor>& states, const Examples& data, bool learns_texts, float mu)
+      : CausalTask(model, data), set_(set), states_(states), learns_texts_(learns_texts), mu_(mu) {}
+  Tensor loss(std::span<const int64_t> indices, const Pass& pass) const override;
+
+ private:
+  const KvtSet& set_;
+  const std::vector<Tensor>& states_;
+  bool learns_texts_;
+  float mu_;
+};
+
+// The file's contents; `type` of A, B and the MLP's matrices F32 or F16.
+Gguf kvt_file(const KvtSet& set, const std::string& architecture, const std::string& base, DType type);
+// Attaches the adapter of `file`, its B times `scale`: cores that depend on no input as plain LoRA (`kvt` is then of no use), else to be
+// run through KvtLm. Throws an Error naming file and tensor for what does not fit, and for another
+// architecture or base unless `any_base`; no layer has changed then.
+KvtSet load_kvt(CausalLm& model, const Gguf& file, float scale, const std::string& base, bool any_base = false);
+
+}  // namespace kvt
