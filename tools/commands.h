@@ -9,6 +9,7 @@ void add_inspect(CLI::App& app);
 void add_kernels(CLI::App& app);
 void add_run(CLI::App& app);
 void add_adapt(CLI::App& app);
+void add_bank(CLI::App& app);
 void add_merge(CLI::App& app);
 void add_extract(CLI::App& app);
 void add_export(CLI::App& app);

@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "engine/adapter.h"
+#include "engine/bank.h"
 #include "engine/fingerprint.h"
 #include "engine/kvt_adapter.h"
 #include "engine/load.h"
@@ -33,7 +34,24 @@ void add_fusion_options(CLI::App& command, ModelOptions& o) {
       "fuse adapted and base scores, (base + LAMBDA adapted) / (1 + LAMBDA); default: as the last adapter's file says")->check(CLI::NonNegativeNumber);
   auto* extrapolate = command.add_option_function<float>("--extrapolate", [&o](float x) { o.fusion = {Fusion::Form::extrapolating, x}; },
       "fuse them as adapted + GAMMA (adapted - base)")->check(CLI::NonNegativeNumber)->excludes(fuse);
+  auto* domain = command.add_option("--domain", o.domain, "of a bank of domains (kvt bank): this one for the whole text");
+  command.add_option("--route", o.route, "of a bank: each token chooses its domain by the text up to it (sentence, default) or by itself (word)")
+      ->check(CLI::IsMember({"sentence", "word"}))->excludes(domain);
   command.add_flag("--no-fusion", o.no_fusion, "the adapted scores alone, whatever the adapter's file says")->excludes(fuse)->excludes(extrapolate);
+}
+
+// A bank at the level and with the domain that the options name
+static LoadedBank open_bank(CausalLm& model, const Gguf& file, float scale, const std::string& base, const ModelOptions& o) {
+  const LoadedBank loaded = load_bank(model, file, scale, base, o.any_base);
+  const std::vector<std::string>& names = loaded.bank->names;
+  loaded.bank->level = o.route == "word" ? Bank::Level::word : Bank::Level::sentence;
+  if (!o.domain.empty()) {
+    loaded.bank->fixed = std::find(names.begin(), names.end(), o.domain) - names.begin();
+    std::string known;
+    for (const std::string& name : names) known.append(" ").append(name);
+    require(loaded.bank->fixed < int64_t(names.size()), file.path(), ": there is no domain '", o.domain, "'; there are:", known);
+  }
+  return loaded;
 }
 
 std::string describe(const Fusion& fusion) {
@@ -53,6 +71,7 @@ LoadedModel open_model(const ModelOptions& o, bool fused) {
   std::optional<Fusion> fusion;
   std::vector<std::shared_ptr<Adapter>> last;
   std::shared_ptr<const Kvt> kvt;
+  std::shared_ptr<const Bank> bank;
   for (const std::string& adapter : o.adapters) {
     for (const auto& each : last) each->of_base = true;
     last.clear();
@@ -64,6 +83,12 @@ LoadedModel open_model(const ModelOptions& o, bool fused) {
       if (set.kvt->config().per_token()) kvt = set.kvt;
       for (const auto& layer : set.layers) last.push_back(layer.attached);
       fusion = set.fusion;
+    } else if (file.string("adapter.type", "") == "kvt-bank") {
+      require(!bank, path, ": the second bank; one at a time");
+      const LoadedBank loaded = open_bank(*m.model, file, scale, base, o);
+      bank = loaded.bank;
+      last.assign(loaded.adapters.begin(), loaded.adapters.end());
+      fusion.reset();
     } else {
       const LoraSet set = load_adapter(*m.model, file, scale, base, o.any_base);
       for (const auto& layer : set.layers) last.push_back(layer.lora);
@@ -72,6 +97,9 @@ LoadedModel open_model(const ModelOptions& o, bool fused) {
   }
   if (!fused)
     for (const auto& each : last) each->of_base = true;
+  require(o.domain.empty() || bank, "--domain '", o.domain, "': no --adapter is a bank");
+  require(!kvt || !bank, "an adapter whose cores depend on the input and a bank: one of them at a time");
+  if (bank) m.model = std::make_unique<BankLm>(std::move(m.model), bank);
   if (kvt) m.model = std::make_unique<KvtLm>(std::move(m.model), kvt);
   require(!o.fusion || !o.adapters.empty(), "fusion is of an adapter with its base: name an --adapter");
   if (o.fusion) fusion = o.fusion;

@@ -22,11 +22,12 @@ struct ModelOptions {
   bool any_base = false;                  // adapters trained on another base are taken too
   std::optional<Fusion> fusion;           // instead of what the last adapter's file says
   bool no_fusion = false;                 // adapters alone, whatever their files say
+  std::string domain, route = "sentence"; // of a bank: this domain alone; else how tokens choose theirs
 };
 
 // -m, -t, --activations, --no-mmap, --check-tensors; and --adapter, --any-base if `with_adapters`.
 void add_model_options(CLI::App& command, ModelOptions& options, bool with_adapters = true);
-// --fuse, --extrapolate, --no-fusion: for commands that compute with the scores of adapters.
+// --fuse, --extrapolate, --no-fusion, --domain, --route: for commands that compute with the scores of adapters.
 void add_fusion_options(CLI::App& command, ModelOptions& options);
 
 struct LoadedModel {

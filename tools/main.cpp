@@ -29,6 +29,7 @@ int main(int argc, char** argv) {
   kvt::add_perplexity(app);
   kvt::add_logits(app);
   kvt::add_adapt(app);
+  kvt::add_bank(app);
   kvt::add_merge(app);
   kvt::add_extract(app);
   kvt::add_export(app);
