@@ -101,10 +101,7 @@ LoraSet load_adapter(Model& model, const Gguf& file, float scale, const std::str
     set.layers.push_back({layer, std::make_shared<Lora>(unpack(a), unpack(b), s)});
   }
   set.fusion = read_fusion(file);
-  for (const auto& [layer, lora] : set.layers) {
-    lora->freeze();
-    linears.at(layer)->adapters.push_back(lora);
-  }
+  for (const auto& [layer, lora] : set.layers) linears.at(layer)->adapters.push_back(lora);
   return set;
 }
 

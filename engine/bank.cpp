@@ -113,6 +113,7 @@ LoadedBank load_bank(CausalLm& model, const Gguf& file, float scale, const std::
         layer->bank = loaded.bank;
         layer->domains.resize(domains.size());
       }
+      lora->freeze();
       layer->domains[d] = lora;
     }
     require(!layers.contains("output"), file.path(), ": domain '", domains[d].name, "' adapts the output matrix, which sees no choice of a domain");

@@ -91,7 +91,10 @@ LoadedModel open_model(const ModelOptions& o, bool fused) {
       fusion.reset();
     } else {
       const LoraSet set = load_adapter(*m.model, file, scale, base, o.any_base);
-      for (const auto& layer : set.layers) last.push_back(layer.lora);
+      for (const auto& layer : set.layers) {
+        layer.lora->freeze();
+        last.push_back(layer.lora);
+      }
       fusion = set.fusion;
     }
   }
