@@ -272,7 +272,7 @@ void add_adapt(CLI::App& app) {
   c->callback([o] {
     for (char& letter : o->out_type) letter = char(std::toupper(letter));
     if (o->method != "full" && o->out_type != "F32" && o->out_type != "F16") throw CLI::ValidationError("--out-type", "an adapter is written as F32 or F16");
-    if (o->fuse == "auto" && o->method != "kvt" && o->valid.empty() && o->valid_split <= 0) throw CLI::ValidationError("--fuse", "auto needs --valid or --valid-split");
+    if (o->fuse == "auto" && !in_rounds(*o) && o->valid.empty() && o->valid_split <= 0) throw CLI::ValidationError("--fuse", "auto needs --valid or --valid-split");
     if (o->method == "kvt-generated" && o->fuse.empty()) o->fuse = "0.7";
     if (!o->fuse.empty() && o->method == "full") throw CLI::ValidationError("--fuse", "is of an adapter with its base; --method full leaves no base");
     run(*o);
