@@ -125,6 +125,7 @@ class Rounds {
         options_.basis == Basis::gradient ? extract_gradients(data_, layers_, extract, callbacks_.extracting, callbacks_.cancelled, &report.training_loss)
                                           : other_bases(extract.k, extract.seed);
     if (gradients.empty()) return false;
+    if (options_.basis == Basis::gradient) ++state_.extractions;
 
     int64_t k = choose ? directions_holding(gradients, automatic_k_share) : state_.k;
     const Factors before = factors();
@@ -153,7 +154,7 @@ class Rounds {
       layers += 1;
       for (int64_t i = 0; i < std::min(k, g.svd.rank()); ++i) report.energy += double(g.svd.s.data()[i]) * double(g.svd.s.data()[i]) / g.energy;
     }
-    report.energy /= std::max(layers, 1.0);          // 0 for other bases
+    report.energy /= std::max(layers, 1.0);
     return true;
   }
 
@@ -316,6 +317,7 @@ Gguf rounds_file(const RoundsState& state, CoreForm core, const std::string& arc
   file.set("kvt.etas", state.etas);
   file.set("kvt.losses", state.losses);
   file.set("kvt.singular_values", state.singular);
+  file.set("kvt.extraction_passes", uint32_t(state.extractions));
   file.set("kvt.validation_passes", uint32_t(state.evaluations));
   file.set("kvt.finished", state.finished);
   return file;
@@ -328,6 +330,7 @@ RoundsState read_rounds(Model& model, const Gguf& file, const std::vector<Target
   state.etas = file.array<float>("kvt.etas");
   state.losses = file.array<double>("kvt.losses");
   state.singular = file.array<float>("kvt.singular_values");
+  state.extractions = file.integer("kvt.extraction_passes");
   state.evaluations = file.integer("kvt.validation_passes");
   state.finished = file.boolean("kvt.finished", false);
   require(state.k >= 1 && state.rounds() == file.integer("kvt.rounds") && int64_t(state.losses.size()) == state.rounds() + 1, path,

@@ -50,6 +50,7 @@ struct RoundsState {
   std::vector<float> etas;           // of the rounds done (spectral and dense: 1)
   std::vector<double> losses;        // validation, in nats per label: of the base, then after each round
   std::vector<float> singular;       // s_1 … s_k of each layer, round after round
+  int64_t extractions = 0;           // passes over the training data for gradients
   int64_t evaluations = 0;           // validation passes
   bool finished = false;
   int64_t rounds() const { return int64_t(etas.size()); }
@@ -58,7 +59,7 @@ struct RoundsState {
 struct RoundReport {
   int64_t round;                     // from 1
   float eta;                         // 0: no step helped
-  double training_loss;              // before the round
+  double training_loss;              // before the round; 0 without extraction, as is `energy`
   double loss, before;               // validation
   double energy;                     // share of the gradient's that the k directions hold, mean over layers
   int64_t k, rank, evaluations;      // rank of the result so far; validation passes of this round
@@ -88,7 +89,7 @@ Step line_search(const std::function<double(float)>& f, double at_zero, float st
 //   kvt.core               string   "extracted", "spectral", "dense"         kvt.k  u32        kvt.rounds  u32
 //   kvt.etas               f32[]    one a round                              kvt.losses  f64[]    RoundsState::losses
 //   kvt.singular_values    f32[]    RoundsState::singular
-//   kvt.validation_passes  u32      kvt.finished  bool
+//   kvt.extraction_passes  u32      kvt.validation_passes  u32      kvt.finished  bool
 Gguf rounds_file(const RoundsState& state, CoreForm core, const std::string& architecture, const std::string& base, DType type);
 // Attaches the adapters of such a file, as it was written in F32, and returns the state. Throws an Error for a file of another base or of
 // other layers than `layers`.

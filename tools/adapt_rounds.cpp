@@ -89,10 +89,12 @@ void adapt_in_rounds(const AdaptOptions& o, LoadedModel& m, const std::string& b
   callbacks.training.step = [&](const StepReport& r) { report.step(r); };
   callbacks.training.validation = [&](const ValidationReport& r) { report.validation(r); };
   callbacks.round = [&](const RoundReport& r) {
-    char text[240];
-    std::snprintf(text, sizeof text, "round %lld     training loss %.4f  validation loss %.4f -> %.4f  k %lld (%.0f %% of the gradient)  rank %lld  %lld validation passes  %s, at most %s left",
-                  static_cast<long long>(r.round), r.training_loss, r.before, r.loss, static_cast<long long>(r.k), 100 * r.energy,
-                  static_cast<long long>(r.rank), static_cast<long long>(r.evaluations), clock(r.seconds).c_str(), clock(r.seconds_left).c_str());
+    char text[240], found[80] = "";
+    if (options.basis == Basis::gradient)
+      std::snprintf(found, sizeof found, "training loss %.4f  %.0f %% of the gradient  ", r.training_loss, 100 * r.energy);
+    std::snprintf(text, sizeof text, "round %lld     validation loss %.4f -> %.4f  %sk %lld  rank %lld  %lld validation passes  %s, at most %s left",
+                  static_cast<long long>(r.round), r.before, r.loss, found, static_cast<long long>(r.k), static_cast<long long>(r.rank),
+                  static_cast<long long>(r.evaluations), clock(r.seconds).c_str(), clock(r.seconds_left).c_str());
     report.line(text);
     report.event({{"event", "round"}, {"round", r.round}, {"eta", r.eta}, {"training_loss", r.training_loss}, {"loss", r.loss}, {"before", r.before},
                   {"k", r.k}, {"energy", r.energy}, {"rank", r.rank}, {"validation_passes", r.evaluations}, {"seconds", r.seconds}, {"seconds_left", r.seconds_left}});
@@ -117,11 +119,11 @@ void adapt_in_rounds(const AdaptOptions& o, LoadedModel& m, const std::string& b
   std::error_code ignored;
   std::filesystem::remove(o.checkpoint, ignored);            // of no further use: the run it belongs to is over
   char text[160];
-  std::snprintf(text, sizeof text, "validation loss %.4f -> %.4f in %lld rounds; %lld passes over the data, %lld over the validation data", state.losses.front(),
-                state.losses.back(), static_cast<long long>(state.rounds()), static_cast<long long>(state.losses.size()) - 1, static_cast<long long>(state.evaluations));
+  std::snprintf(text, sizeof text, "validation loss %.4f -> %.4f in %lld rounds; %lld extraction passes over the data, %lld validation passes", state.losses.front(),
+                state.losses.back(), static_cast<long long>(state.rounds()), static_cast<long long>(state.extractions), static_cast<long long>(state.evaluations));
   report.line(text);
   report.line("wrote " + o.out + "; peak memory " + megabytes(peak_memory()));
-  report.event({{"event", "done"}, {"out", o.out}, {"rounds", state.rounds()}, {"etas", state.etas}, {"losses", state.losses},
+  report.event({{"event", "done"}, {"out", o.out}, {"rounds", state.rounds()}, {"etas", state.etas}, {"losses", state.losses}, {"extraction_passes", state.extractions},
                 {"validation_passes", state.evaluations}, {"peak_memory", peak_memory()}});
 }
 
