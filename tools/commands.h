@@ -13,6 +13,7 @@ void add_bank(CLI::App& app);
 void add_merge(CLI::App& app);
 void add_extract(CLI::App& app);
 void add_export(CLI::App& app);
+void add_experiment(CLI::App& app);
 void add_demo(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_embed(CLI::App& app);

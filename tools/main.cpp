@@ -33,6 +33,7 @@ int main(int argc, char** argv) {
   kvt::add_merge(app);
   kvt::add_extract(app);
   kvt::add_export(app);
+  kvt::add_experiment(app);
   kvt::add_demo(app);
   kvt::add_convert(app);
   kvt::add_embed(app);

@@ -31,6 +31,17 @@ Config Config::object(const std::string& key) {
   return Config(value_[key], where_ + "/" + key);
 }
 
+std::vector<Config> Config::objects(const std::string& key) {
+  const json& list = take(key);
+  if (!list.is_array() || list.empty()) bad(key, "expected a list of objects");
+  std::vector<Config> items;
+  for (size_t i = 0; i < list.size(); ++i) {
+    if (!list[i].is_object()) bad(key, "item " + std::to_string(i) + ": expected an object");
+    items.push_back(Config(list[i], where_ + "/" + key + "/" + std::to_string(i)));
+  }
+  return items;
+}
+
 std::string Config::text(const std::string& key) {
   const json& v = take(key);
   if (!v.is_string()) bad(key, "expected a string");
@@ -50,6 +61,15 @@ int64_t Config::count(const std::string& key, int64_t least, int64_t most) {
   if (!v.is_number_integer() || v < least || v > most)
     bad(key, "expected a whole number from " + std::to_string(least) + " to " + std::to_string(most) + ", got " + v.dump());
   return v.get<int64_t>();
+}
+
+std::vector<int64_t> Config::counts(const std::string& key, int64_t least, int64_t most) {
+  const json& list = take(key);
+  if (!list.is_array() || list.empty()) bad(key, "expected a list of whole numbers");
+  for (const json& v : list)
+    if (!v.is_number_integer() || v < least || v > most)
+      bad(key, "expected whole numbers from " + std::to_string(least) + " to " + std::to_string(most) + ", got " + v.dump());
+  return list.get<std::vector<int64_t>>();
 }
 
 double Config::real(const std::string& key, double least, double most) {

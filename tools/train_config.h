@@ -1,4 +1,4 @@
-// The configuration of `kvt train`: one JSON object. Each task reads its keys; a key that nothing read is an error, as is one of
+// The configuration of `kvt train` and `kvt experiment`: one JSON object. Each reader takes its keys; a key that nothing read is an error, as is one of
 // another type. Errors name file and path: "config.json: /training/lr: expected a number".
 #pragma once
 #include <nlohmann/json.hpp>
@@ -16,10 +16,12 @@ class Config {
 
   bool has(const std::string& key) const { return value_.contains(key); }
   Config object(const std::string& key);                          // empty if absent; call its finish(), too
+  std::vector<Config> objects(const std::string& key);            // a list of at least one; call the finish() of each, too
   std::string text(const std::string& key);
   std::string text(const std::string& key, const std::string& fallback) { return has(key) ? text(key) : fallback; }
   std::vector<std::string> texts(const std::string& key);         // a list of strings, or one
   int64_t count(const std::string& key, int64_t least, int64_t most);
+  std::vector<int64_t> counts(const std::string& key, int64_t least, int64_t most);      // a list of at least one
   int64_t count(const std::string& key, int64_t least, int64_t most, int64_t fallback) { return has(key) ? count(key, least, most) : fallback; }
   double real(const std::string& key, double least, double most);
   double real(const std::string& key, double least, double most, double fallback) { return has(key) ? real(key, least, most) : fallback; }

@@ -1,0 +1,198 @@
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <map>
+
+#include "tensor/error.h"
+#include "tools/experiment.h"
+
+namespace kvt {
+
+namespace {
+
+std::string slug(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.';
+    if (plain) out += c;
+    else if (!out.empty() && out.back() != '-') out += '-';
+  }
+  while (!out.empty() && out.back() == '-') out.pop_back();
+  return out;
+}
+
+std::string number(const char* format, double x) {
+  char text[60];
+  std::snprintf(text, sizeof text, format, x);
+  return text;
+}
+
+std::string count_of(double n) {
+  return n >= 1e6 ? number("%.2f M", n / 1e6) : n >= 1e3 ? number("%.1f k", n / 1e3) : number("%.0f", n);
+}
+
+const CellResult* base_of(const std::vector<CellResult>& results, size_t domain, int64_t seed) {
+  for (const CellResult& r : results)
+    if (!r.cell.method && r.cell.domain == domain && r.cell.seed == seed) return &r;
+  return nullptr;
+}
+
+using Runs = std::vector<const CellResult*>;
+
+// The runs of one method, by rate; the best rate by mean validation loss first decided on the unfused scores.
+std::pair<std::string, Runs> best_rate(const std::vector<CellResult>& results, size_t domain, size_t method, int64_t size) {
+  std::map<std::string, Runs> by_rate;
+  for (const CellResult& r : results)
+    if (r.cell.method == method && r.cell.domain == domain && r.cell.size == size) by_rate[r.cell.rate].push_back(&r);
+  std::pair<std::string, Runs> best;
+  double least = INFINITY;
+  for (auto& [rate, runs] : by_rate) {
+    double mean = 0;
+    for (const CellResult* r : runs) mean += r->validation / double(runs.size());
+    if (mean < least) least = mean, best = {rate, runs};
+  }
+  return best;
+}
+
+}  // namespace
+
+std::string Cell::id(const Experiment& e) const {
+  if (!method) return slug(e.domains[domain].name) + "-base-" + std::to_string(seed);
+  return slug(e.domains[domain].name) + "-" + std::to_string(size) + "-" + slug(e.methods[*method].name) + (rate.empty() ? "" : "-" + rate) + "-" + std::to_string(seed);
+}
+
+std::vector<Cell> cells_of(const Experiment& e) {
+  std::vector<Cell> cells;
+  for (const int64_t seed : e.seeds)                       // seeds outermost: an experiment cut short has whole comparisons
+    for (size_t d = 0; d < e.domains.size(); ++d) {
+      cells.push_back({d, std::nullopt, 0, seed, ""});
+      for (const int64_t size : e.sizes)
+        for (size_t m = 0; m < e.methods.size(); ++m) {
+          if (e.methods[m].rates.empty()) cells.push_back({d, m, size, seed, ""});
+          for (const std::string& rate : e.methods[m].rates) cells.push_back({d, m, size, seed, rate});
+        }
+    }
+  return cells;
+}
+
+TextParts parts_of(const std::string& text, const Experiment& e, int64_t size, int64_t seed, const std::string& path) {
+  // Test and validation first, so that they are the same for every size of the training text.
+  const int64_t most = *std::max_element(e.sizes.begin(), e.sizes.end()), whole = e.test_bytes + e.validation_bytes + most;
+  const int64_t room = int64_t(text.size()) / whole;
+  require(seed < room, path, ": ", text.size(), " bytes are enough for seeds 0 to ", room - 1, " of ", whole, " bytes each, not for seed ", seed);
+  size_t at = size_t(seed * whole);
+  const auto line = [&](size_t from) { return std::min(text.find('\n', from), text.size() - 1) + 1; };      // behind the end of that line
+  const auto take = [&](int64_t bytes) {
+    const size_t begin = at == 0 ? 0 : line(at - 1), end = std::max(begin, line(at + size_t(bytes) - 1));
+    at += size_t(bytes);
+    return text.substr(begin, end - begin);
+  };
+  TextParts parts;
+  parts.test = take(e.test_bytes);
+  parts.validation = take(e.validation_bytes);
+  parts.train = take(size);
+  require(!parts.test.empty() && !parts.validation.empty() && !parts.train.empty(), path, ": a line of seed ", seed, " is longer than the part it lies in");
+  return parts;
+}
+
+std::vector<Row> rows_of(const Experiment& e, const std::vector<CellResult>& results) {
+  std::vector<Row> rows;
+  const auto gain = [&](const CellResult& r, bool fused) {
+    const CellResult* base = base_of(results, r.cell.domain, r.cell.seed);
+    require(base != nullptr, "experiment: no result of the base for seed ", r.cell.seed);
+    return base->test - (fused ? r.fused : r.test);
+  };
+  for (size_t d = 0; d < e.domains.size(); ++d)
+    for (const int64_t size : e.sizes)
+      for (size_t m = 0; m < e.methods.size(); ++m) {
+        const auto [rate, runs] = best_rate(results, d, m, size);
+        if (runs.empty()) continue;
+        Runs reference;
+        for (size_t other = 0; other < e.methods.size(); ++other)
+          if (e.methods[other].name == e.reference && other != m) reference = best_rate(results, d, other, size).second;
+        Row row;
+        row.domain = d, row.method = m, row.size = size, row.rate = rate;
+        std::vector<double> test, gains, fused, against, fused_against;
+        for (const CellResult* r : runs) {
+          test.push_back(r->test);
+          gains.push_back(gain(*r, false));
+          if (!std::isnan(r->fused)) fused.push_back(gain(*r, true));
+          for (const CellResult* other : reference) {
+            if (other->cell.seed != r->cell.seed) continue;
+            against.push_back(other->test - r->test);
+            if (!std::isnan(r->fused) && !std::isnan(other->fused)) fused_against.push_back(other->fused - r->fused);
+          }
+          const auto n = double(runs.size());
+          row.trained += r->trained / n, row.stored += r->stored / n, row.memory += r->memory / n, row.seconds += r->seconds / n, row.passes += r->passes / n;
+        }
+        row.test = estimate(test);
+        row.gain = estimate(gains);
+        if (!fused.empty()) row.fused_gain = estimate(fused);
+        if (!against.empty()) row.against = estimate(against);
+        if (!fused_against.empty()) row.fused_against = estimate(fused_against);
+        rows.push_back(row);
+      }
+  return rows;
+}
+
+std::string table_of(const Experiment& e, const std::vector<Row>& rows, const std::vector<CellResult>& results) {
+  std::string out = "# " + e.name + "\n\nTest loss in nats per token, mean over seeds ± 95 % interval (Student's t); gain = base − adapted on the same text; fused: with the "
+                    "mixture chosen on validation. The rate is the one with the least mean validation loss.\n";
+  size_t domain = size_t(-1);
+  int64_t size = -1;
+  for (const Row& r : rows) {
+    if (r.domain != domain || r.size != size) {
+      domain = r.domain, size = r.size;
+      std::vector<double> base;
+      for (const CellResult& c : results)
+        if (!c.cell.method && c.cell.domain == domain) base.push_back(c.test);
+      out += "\n## " + e.domains[domain].name + ", " + std::to_string(size) + " bytes\n\nBase: " + shown(estimate(base), 3) + " over " + std::to_string(base.size()) +
+             " seed(s)\n\n| method | rate | seeds | test loss | gain | fused gain | " + (e.reference.empty() ? "" : "gain − " + e.reference + " | fused, likewise | ") +
+             "trained | stored bytes | peak MB | seconds | passes |\n|---|---|---|---|---|---|" + (e.reference.empty() ? "" : "---|---|") + "---|---|---|---|---|\n";
+    }
+    const auto optional = [](const Estimate& x) { return x.n > 0 ? shown(x, 3, true) : std::string("–"); };
+    out += "| " + e.methods[r.method].name + " | " + (r.rate.empty() ? "–" : r.rate) + " | " + std::to_string(r.test.n) + " | " + shown(r.test, 3) + " | " + shown(r.gain, 3, true) +
+           " | " + optional(r.fused_gain) + " | " + (e.reference.empty() ? "" : optional(r.against) + " | " + optional(r.fused_against) + " | ") + count_of(r.trained) + " | " +
+           count_of(r.stored) + " | " + number("%.0f", r.memory / 1e6) + " | " + number("%.0f", r.seconds) + " | " + number("%.1f", r.passes) + " |\n";
+  }
+  return out;
+}
+
+std::string plot_of(const Experiment& e, const std::vector<Row>& rows) {
+  double most = 1e-9;
+  for (const Row& r : rows)
+    for (const Estimate* g : {&r.gain, &r.fused_gain})
+      if (g->n > 0) most = std::max(most, g->mean + (std::isnan(g->half) ? 0 : g->half));
+  const double left = 260, wide = 420, step = 34;
+  const double height = 60 + step * double(rows.size());
+  const auto px = [&](double x) { return left + wide * std::max(0.0, x) / most; };
+  const auto escaped = [](const std::string& text) {
+    std::string s;
+    for (const char c : text) s += c == '&' ? "&amp;" : c == '<' ? "&lt;" : std::string(1, c);
+    return s;
+  };
+  std::string svg = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 740 " + number("%.0f", height) + "\" font-family=\"sans-serif\" font-size=\"12\">\n"
+                    "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n<text x=\"20\" y=\"22\" font-size=\"14\">" + escaped(e.name) +
+                    ": gain over the base, nats per token (dark: alone, light: fused; lines: 95 % interval)</text>\n";
+  double y = 44;
+  for (const Row& r : rows) {
+    const std::string label = e.domains[r.domain].name + " " + std::to_string(r.size / 1024) + " KB  " + e.methods[r.method].name;
+    svg += "<text x=\"" + number("%.0f", left - 8) + "\" y=\"" + number("%.1f", y + 15) + "\" text-anchor=\"end\">" + escaped(label) + "</text>\n";
+    double at = y;
+    for (const auto& [g, colour] : {std::pair(&r.gain, "#1f5f99"), std::pair(&r.fused_gain, "#8fbce0")}) {
+      if (g->n > 0) {
+        svg += "<rect x=\"" + number("%.1f", left) + "\" y=\"" + number("%.1f", at) + "\" width=\"" + number("%.1f", px(g->mean) - left) + "\" height=\"11\" fill=\"" + colour + "\"/>\n";
+        if (!std::isnan(g->half))
+          svg += "<path d=\"M" + number("%.1f", px(g->mean - g->half)) + " " + number("%.1f", at + 5.5) + "H" + number("%.1f", px(g->mean + g->half)) +
+                 "\" stroke=\"#222\" stroke-width=\"1.5\"/>\n";
+        svg += "<text x=\"" + number("%.1f", px(g->mean + (std::isnan(g->half) ? 0 : g->half)) + 4) + "\" y=\"" + number("%.1f", at + 10) + "\" font-size=\"10\">" +
+               number("%.3f", g->mean) + "</text>\n";
+      }
+      at += 13;
+    }
+    y += step;
+  }
+  return svg + "</svg>\n";
+}
+
+}  // namespace kvt
