@@ -160,15 +160,17 @@ static std::optional<Activations> activations_from_environment() {
   require(std::string_view(wish) == "q8" || std::string_view(wish) == "f32", "KVT_ACTIVATIONS=", wish, ": expected f32 or q8");
   return std::string_view(wish) == "q8" ? Activations::q8 : Activations::f32;
 }
-static std::atomic<std::optional<Activations>>& activations_setting() {
-  static std::atomic<std::optional<Activations>> setting{activations_from_environment()};
+// The enumerator as a number, −1 for none: what every CPU reads and writes at once.
+static int as_number(std::optional<Activations> a) { return a ? int(*a) : -1; }
+static std::atomic<int>& activations_setting() {
+  static std::atomic<int> setting{as_number(activations_from_environment())};
   return setting;
 }
 Activations activations() {
-  if (const auto set = activations_setting().load(std::memory_order_relaxed)) return *set;
+  if (const int set = activations_setting().load(std::memory_order_relaxed); set >= 0) return Activations(set);
   load_backends();
   return kernel::quantize_q8.chosen() > 0 ? Activations::q8 : Activations::f32;
 }
-void set_activations(std::optional<Activations> a) { activations_setting().store(a, std::memory_order_relaxed); }
+void set_activations(std::optional<Activations> a) { activations_setting().store(as_number(a), std::memory_order_relaxed); }
 
 }  // namespace kvt

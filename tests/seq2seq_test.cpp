@@ -253,13 +253,13 @@ TEST_CASE("a stored model is the same model; broken files are refused by name") 
     const auto run = [&](const Seq2Seq& m) { return m.logits(m.decode(target, 3, m.encode(source, length, 4), length)); };
     const Tensor a = run(model), b = run(*again);
     CHECK(std::equal(a.data(), a.data() + a.size(), b.data()));
-    for (const auto& [key, value] : std::vector<std::pair<std::string, Gguf::Value>>{
+    for (const auto& wrong : std::vector<std::pair<std::string, Gguf::Value>>{
              {"seq2seq.attention.head_count", uint32_t(5)}, {"seq2seq.positions", std::string("rotary")}, {"seq2seq.encoder.block_count", uint32_t(0)},
              {"seq2seq.encoder.block_count", uint32_t(3)}, {"seq2seq.feed_forward_length", uint32_t(25)}, {"seq2seq.context_length", uint32_t(1 << 30)},
              {"seq2seq.attention.layer_norm_epsilon", -1.f}, {"seq2seq.dropout", 1.5f}, {"general.architecture", std::string("llama")}}) {
       Gguf broken = gguf;
-      broken.set(key, value);
-      INFO(key);
+      broken.set(wrong.first, wrong.second);
+      INFO(wrong.first);
       CHECK_THROWS_AS(load_seq2seq(broken), Error);
     }
   }

@@ -198,7 +198,8 @@ void run(AdaptOptions o) {
   if (end == TrainEnd::stopped_early) report.line("stopped early: no better validation loss since step " + std::to_string(state.best_step));
   if (valid) report.line("the weights of step " + std::to_string(state.best_step) + " are kept (validation loss " + std::to_string(state.best_loss) + ")");
   report.line("wrote " + o.out + "; peak memory " + megabytes(peak_memory()));
-  json done = {{"event", "done"}, {"out", o.out}, {"step", state.step}, {"stopped_early", end == TrainEnd::stopped_early}, {"peak_memory", peak_memory()}};
+  json done = {{"event", "done"}, {"out", o.out}, {"step", state.step}, {"stopped_early", end == TrainEnd::stopped_early}, {"peak_memory", peak_memory()},
+               {"passes", double(state.step * o.train.batch * o.train.accumulate) / double(data.size())}};
   if (valid) done["best_step"] = state.best_step, done["best_loss"] = state.best_loss;
   report.event(done);
 }

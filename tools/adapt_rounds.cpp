@@ -58,6 +58,16 @@ static RoundsOptions rounds_options(const AdaptOptions& o) {
   return options;
 }
 
+// What an optimizer works on in one round.
+static int64_t trained_numbers(const RoundsOptions& options, const std::vector<TargetLayer>& layers, int64_t k) {
+  int64_t n = 0;
+  for (const TargetLayer& layer : layers) {
+    const Shape& w = layer.linear->weight.shape;
+    n += options.core == CoreForm::extracted ? 0 : options.core == CoreForm::spectral ? k : options.core == CoreForm::dense ? k * k : k * (w[0] + w[1]);
+  }
+  return n;
+}
+
 void adapt_in_rounds(const AdaptOptions& o, LoadedModel& m, const std::string& base, const Examples& data, const Examples& validation, Report& report) {
   const RoundsOptions options = rounds_options(o);
   const auto [first, last] = parse_blocks(o.layers);
@@ -86,7 +96,11 @@ void adapt_in_rounds(const AdaptOptions& o, LoadedModel& m, const std::string& b
     report.line(text);
     report.event({{"event", "trial"}, {"eta", eta}, {"loss", loss}});
   };
-  callbacks.training.step = [&](const StepReport& r) { report.step(r); };
+  int64_t trained_steps = 0;
+  callbacks.training.step = [&](const StepReport& r) {
+    ++trained_steps;
+    report.step(r);
+  };
   callbacks.training.validation = [&](const ValidationReport& r) { report.validation(r); };
   callbacks.round = [&](const RoundReport& r) {
     char text[240], found[80] = "";
@@ -123,7 +137,10 @@ void adapt_in_rounds(const AdaptOptions& o, LoadedModel& m, const std::string& b
                 state.losses.back(), static_cast<long long>(state.rounds()), static_cast<long long>(state.extractions), static_cast<long long>(state.evaluations));
   report.line(text);
   report.line("wrote " + o.out + "; peak memory " + megabytes(peak_memory()));
+  const double passes = double(state.extractions) + double(trained_steps * o.train.batch * o.train.accumulate) / double(data.size());
   report.event({{"event", "done"}, {"out", o.out}, {"rounds", state.rounds()}, {"etas", state.etas}, {"losses", state.losses}, {"extraction_passes", state.extractions},
+                {"best_loss", *std::min_element(state.losses.begin(), state.losses.end())}, {"passes", passes},
+                {"trained", trained_numbers(options, layers, state.k)},
                 {"validation_passes", state.evaluations}, {"peak_memory", peak_memory()}});
 }
 

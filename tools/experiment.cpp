@@ -124,7 +124,7 @@ class Runner {
     std::istringstream lines(p.out);
     for (std::string line; std::getline(lines, line);) {
       const json event = json::parse(line);
-      if (event.at("event") == "plan" && event.contains("trained")) r.trained = event.at("trained").get<double>();
+      if (event.contains("trained")) r.trained = event.at("trained").get<double>();
       if (event.at("event") == "fusion") r.fused_validation = event.at("loss").get<double>();
       if (event.at("event") != "done") continue;
       r.validation = event.at("best_loss").get<double>();
