@@ -51,6 +51,24 @@ LoraSet attach_lora(Model& model, const LoraOptions& options) {
   return set;
 }
 
+LoraSet joined(const LoraSet& first, const LoraSet& second) {
+  require(first.layers.empty() || first.layers.size() == second.layers.size(), "adapter: ", first.layers.size(), " and ", second.layers.size(), " layers to join");
+  const Tape::Pause pause;
+  LoraSet both;
+  for (size_t i = 0; i < second.layers.size(); ++i) {
+    const auto& [name, lora] = second.layers[i];
+    std::vector<Tensor> a{lora->a}, b{scale(lora->b, lora->scale)};
+    if (!first.layers.empty()) {
+      const Lora& earlier = *first.layers[i].lora;
+      require(first.layers[i].name == name, "adapter: layers '", first.layers[i].name, "' and '", name, "' to join");
+      a.insert(a.begin(), earlier.a);
+      b.insert(b.begin(), scale(earlier.b, earlier.scale));
+    }
+    both.layers.push_back({name, std::make_shared<Lora>(concat(a, 0), concat(b, 1), 1.f)});
+  }
+  return both;
+}
+
 TrainedSet trained_factors(const LoraSet& set) {
   TrainedSet trained;
   for (const auto& [name, lora] : set.layers) {

@@ -40,6 +40,8 @@ std::vector<TargetLayer> target_layers(Model& model, const std::vector<std::stri
 
 // Gives the targeted layers of `model` a fresh adapter each.
 LoraSet attach_lora(Model& model, const LoraOptions& options);
+// One adapter that does what both do on the same layers (the first may have none): ranks add up, scales are in B, α = 0.
+LoraSet joined(const LoraSet& first, const LoraSet& second);
 TrainedSet trained_factors(const LoraSet& set);       // names as in the file
 
 // Attaches the adapters of `file` at `scale`; adapters stack. Throws an Error naming the tensor: a half without its other half, a

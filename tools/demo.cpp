@@ -10,12 +10,14 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "engine/adapter.h"
 #include "engine/fingerprint.h"
 #include "engine/generate.h"
+#include "engine/load.h"
+#include "engine/rounds.h"
 #include "tools/commands.h"
 #include "tools/common.h"
 #include "tools/demo_text.h"
+#include "tools/shift_report.h"
 
 namespace kvt {
 
@@ -25,7 +27,7 @@ struct Options {
   ModelOptions model;
   std::string data, valid, heldout, prompts, out;
   int64_t tokens = 40, length = 128, width = 0;
-  LoraOptions lora;
+  int64_t rounds = 2, k = 8, rank = 16;
   TrainOptions train;
   double least_gain = 0;
   bool json = false;
@@ -36,19 +38,32 @@ struct Options {
 struct Adaptation {
   std::string method;
   int64_t trained = 0;           // numbers
-  TrainState state;
   Gguf file;                     // what adapts the model again
 };
 
-// Leaves the model adapted to `data`, with the weights that predict `validation` best.
-Adaptation adapt(LoadedModel& m, const Examples& data, const Examples& validation, const Options& o, const TrainCallbacks& progress) {
-  const LoraSet set = attach_lora(*m.model, o.lora);
-  const TrainedSet trained = trained_factors(set);
+// KVT in two parts (engine/rounds.h). The first rounds take the text's leading gradient directions as they are, with a line search and nothing
+// trained; then factors that start in the directions of the gradient that is left are trained, and the step is kept that predicts `validation` best.
+Adaptation adapt(LoadedModel& m, const Examples& data, const Examples& validation, const Options& o, const RoundsCallbacks& progress) {
+  const std::vector<TargetLayer> layers = target_layers(*m.model, {"all"});
+  const CausalTask task(*m.model, data), judge(*m.model, validation);
+  RoundsOptions options;
+  options.extract.seed = o.train.seed;
+  options.train = o.train;
+  options.k = o.k;
+  options.rounds = o.rounds;
+  RoundsState extracted, trained;
+  if (o.rounds > 0 && !run_rounds(task, judge, layers, options, extracted, progress)) throw Interrupted();
+  options.core = CoreForm::lora;
+  options.k = o.rank;
+  options.rounds = 1;
+  if (!run_rounds(task, judge, layers, options, trained, progress)) throw Interrupted();
+
   Adaptation a;
-  a.method = "LoRA of rank " + std::to_string(o.lora.rank) + " on " + std::to_string(set.layers.size()) + " linear layers";
-  for (const Trained& t : trained) a.trained += t.tensor.size();
-  if (train(*m.model, trained, o.train, data, &validation, a.state, progress) == TrainEnd::cancelled) throw Interrupted();
-  a.file = adapter_file(set, m.model->config().architecture, fingerprint(m.gguf), DType::F16);
+  for (const TargetLayer& layer : layers) a.trained += o.rank * (layer.linear->weight.shape[0] + layer.linear->weight.shape[1]);
+  a.method = "KVT: " + std::to_string(extracted.rounds()) + " rounds of " + std::to_string(o.k) + " extracted directions, then factors of rank " + std::to_string(o.rank) +
+             ", on " + std::to_string(layers.size()) + " linear layers";
+  trained.set = joined(extracted.set, trained.set);
+  a.file = adapter_file(trained.set, m.model->config().architecture, fingerprint(m.gguf), DType::F16);
   return a;
 }
 
@@ -148,15 +163,24 @@ Round ask(Screen& screen, const LoadedModel& m, const std::vector<std::string>& 
   return round;
 }
 
-TrainCallbacks progress(Screen& screen, std::string& last) {
-  TrainCallbacks callbacks;
+RoundsCallbacks progress(Screen& screen, std::string& last, int64_t& best_step) {
+  RoundsCallbacks callbacks;
   callbacks.cancelled = interrupted;
-  callbacks.step = [&](const StepReport& r) {
+  callbacks.extracting = [&](const ExtractProgress& p) {
+    screen.status(text_of("  extracting: example %lld of %lld, loss %.3f", static_cast<long long>(p.done), static_cast<long long>(p.examples), p.loss));
+  };
+  callbacks.round = [&](const RoundReport& r) {
+    if (r.eta > 0 && last.empty())
+      screen.line(text_of("  validation %.3f   after extraction round %lld: a step of %.4g along %lld directions a layer, nothing trained", r.loss,
+                          static_cast<long long>(r.round), double(r.eta), static_cast<long long>(r.k)));
+  };
+  callbacks.training.step = [&](const StepReport& r) {
     last = text_of("step %lld of %lld   loss %.3f   %.0f tokens/s   %.0f s left", static_cast<long long>(r.step), static_cast<long long>(r.steps), r.loss,
                    r.tokens_per_second, r.seconds_left);
     screen.status("  " + last);
   };
-  callbacks.validation = [&](const ValidationReport& r) {
+  callbacks.training.validation = [&](const ValidationReport& r) {
+    if (r.best) best_step = r.step;
     screen.line(text_of("  validation %.3f   ", r.loss) + (last.empty() ? "before the first step" : last));
   };
   return callbacks;
@@ -204,6 +228,23 @@ void show_words(Screen& screen, const std::vector<Paragraph>& heldout, const Sco
   for (const std::string& line : wrapped(text, screen.width() - 2)) screen.line("  " + line);
 }
 
+// What changed in the predictions behind the held-out text, the base beside the adapted model (engine/shift.h).
+void show_shift(Screen& screen, const LoadedModel& adapted, const std::vector<Paragraph>& heldout, int64_t length) {
+  const auto base = load_model(adapted.gguf);
+  Examples text(length);
+  for (const Paragraph& p : heldout) text.add_text(adapted.tokenizer->encode(p.text, {.add_special = false, .parse_special = false}));
+  const Shift shift = measure_shift(*base, adapted.model.get(), text, {});
+  const ShiftReport report = shift_report(shift, find_concepts(shift, 1, 0), text, *adapted.tokenizer, 10);
+  screen.heading("Words that rise and fall in its predictions, over the whole held-out text (mean probability in %)");
+  for (const auto* words : {&report.distinctive, &report.fallen}) {
+    std::string line = words == &report.fallen ? "fall  " : "rise  ";
+    for (const auto& w : *words) line += (&w == &words->front() ? "" : ";  ") + w.text + text_of(" %.2f → %.2f", 100 * w.before, 100 * w.after);
+    for (const std::string& part : wrapped(line, screen.width() - 2)) screen.line("  " + part);
+  }
+  screen.line(text_of("  The likeliest next token is another than before at %.0f %% of %lld places; KL(adapted ‖ base) %.2f nats a token.",
+                      100 * (1 - shift.same_choice), static_cast<long long>(shift.positions), shift.divergence));
+}
+
 Examples read_examples(const std::string& path, const Tokenizer& tokenizer, int64_t length) {
   Examples data(length);
   data.add_text(tokenizer.encode(read_text(path), {.add_special = false, .parse_special = false}));
@@ -243,15 +284,17 @@ void run(const Options& o) {
 
   std::string last;
   const Clock training;
-  const Adaptation a = adapt(m, data, validation, o, progress(screen, last));
+  int64_t best_step = 0;
+  const Adaptation a = adapt(m, data, validation, o, progress(screen, last, best_step));
   a.file.write(o.out);
   screen.line("adapted   " + a.method + ": " + thousands(a.trained) + text_of(" numbers (%.2f %% of the model) in %.1f s", 100 * double(a.trained) / double(weights), training.seconds()) +
-              "; best validation at step " + std::to_string(a.state.best_step));
+              "; best validation at step " + std::to_string(best_step));
   const Round after = ask(screen, m, prompts, heldout, o.tokens, "after");
 
   show_answers(screen, prompts, before, after);
   show_facts(screen, heldout, before.score, after.score);
   show_words(screen, heldout, before.score, after.score);
+  show_shift(screen, m, heldout, o.length);
   const double gain = before.score.mean() - after.score.mean();
   screen.heading(text_of("Held-out loss  %.3f → %.3f nats per token", before.score.mean(), after.score.mean()) +
                  text_of("  (perplexity %.1f → %.1f)", std::exp(before.score.mean()), std::exp(after.score.mean())));
@@ -259,7 +302,7 @@ void run(const Options& o) {
   screen.line("  build/kvt run -m " + o.model.model + " --adapter " + o.out + " --temp 0 -n 40 -p \"" + prompts[0] + "\"");
   if (o.json) {
     nlohmann::json result = {{"heldout_before", before.score.mean()}, {"heldout_after", after.score.mean()}, {"predictions", before.score.predictions},
-                             {"best_step", a.state.best_step}, {"trained", a.trained}, {"seconds", clock.seconds()}, {"answers", nlohmann::json::array()}};
+                             {"best_step", best_step}, {"trained", a.trained}, {"seconds", clock.seconds()}, {"answers", nlohmann::json::array()}};
     for (size_t i = 0; i < prompts.size(); ++i) result["answers"].push_back({{"prompt", prompts[i]}, {"before", before.answers[i]}, {"after", after.answers[i]}});
     std::printf("%s\n", result.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
   }
@@ -272,11 +315,9 @@ void add_demo(CLI::App& app) {
   auto o = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("demo", "teach a model a text and show its answers before and after");
   add_model_options(*c, o->model, false);
-  o->lora.rank = 16;
-  o->lora.alpha = 32;
-  o->train.lr = 2e-3f;
+  o->train.lr = 1e-3f;
   o->train.batch = 2;
-  o->train.epochs = 5;
+  o->train.epochs = 4;
   o->train.warmup = 4;
   o->train.eval_every = 12;
   c->add_option("--data", o->data, "text to learn")->required();
@@ -285,10 +326,11 @@ void add_demo(CLI::App& app) {
   c->add_option("--prompts", o->prompts, "beginnings of sentences, one a line")->required();
   c->add_option("-o,--out", o->out, "adapter GGUF to write")->required();
   c->add_option("-n,--tokens", o->tokens, "tokens of an answer at most (default 40)")->check(CLI::PositiveNumber);
-  c->add_option("--rank", o->lora.rank, "LoRA rank (default 16)")->check(CLI::PositiveNumber);
-  c->add_option("--alpha", o->lora.alpha, "LoRA alpha; the scale is alpha/rank (default 32)");
-  c->add_option("--lr", o->train.lr, "peak learning rate (default 2e-3)")->check(CLI::PositiveNumber);
-  c->add_option("--epochs", o->train.epochs, "passes over the text (default 5)")->check(CLI::PositiveNumber);
+  c->add_option("--rounds", o->rounds, "rounds of extraction before training (default 2)")->check(CLI::Range(0, 1000));
+  c->add_option("--k", o->k, "directions a layer and round (default 8)")->check(CLI::PositiveNumber);
+  c->add_option("--rank", o->rank, "rank of what is trained then (default 16)")->check(CLI::PositiveNumber);
+  c->add_option("--lr", o->train.lr, "peak learning rate (default 1e-3)")->check(CLI::PositiveNumber);
+  c->add_option("--epochs", o->train.epochs, "passes over the text when training (default 4)")->check(CLI::PositiveNumber);
   c->add_option("--batch", o->train.batch, "examples in a step (default 2)")->check(CLI::PositiveNumber);
   c->add_option("--length", o->length, "tokens in an example at most (default 128)")->check(CLI::PositiveNumber);
   c->add_option("--eval-every", o->train.eval_every, "steps between validations (default 12)")->check(CLI::PositiveNumber);
@@ -297,10 +339,7 @@ void add_demo(CLI::App& app) {
   c->add_option("--least-gain", o->least_gain, "fail unless the held-out loss falls by so many nats per token (default 0)");
   c->add_flag("--json", o->json, "print one JSON object instead: heldout_before, heldout_after, answers, …");
   c->footer("Example: make run, make run-tiny");
-  c->callback([o] {
-    o->lora.seed = o->train.seed;
-    run(*o);
-  });
+  c->callback([o] { run(*o); });
 }
 
 }  // namespace kvt
