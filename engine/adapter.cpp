@@ -11,11 +11,11 @@ namespace kvt {
 
 static constexpr const char *suffix_a = ".weight.lora_a", *suffix_b = ".weight.lora_b", *fingerprint_key = "kvt.base.fingerprint";
 
-// "blk.3.attn_q" → 3 and "attn_q"; −1 and the whole name outside of the blocks
+// "blk.3.attn_q", "enc.blk.3.attn_q" → 3 and "attn_q"; −1 and the whole name outside of the blocks
 static std::pair<int64_t, std::string> block_and_name(const std::string& layer) {
-  const size_t dot = layer.find('.', 4);
-  if (!layer.starts_with("blk.") || dot == std::string::npos) return {-1, layer};
-  return {std::stoll(layer.substr(4, dot - 4)), layer.substr(dot + 1)};
+  const size_t side = layer.starts_with("enc.") || layer.starts_with("dec.") ? 4 : 0, number = side + 4, dot = layer.find('.', number);
+  if (layer.compare(side, 4, "blk.") != 0 || dot == std::string::npos) return {-1, layer};
+  return {std::stoll(layer.substr(number, dot - number)), layer.substr(dot + 1)};
 }
 
 std::vector<TargetLayer> target_layers(Model& model, const std::vector<std::string>& targets, int64_t first_layer, int64_t last_layer) {

@@ -50,9 +50,9 @@ class Reader {
   size_t offset_ = 0;
 };
 
-class Model {
+class Binary {
  public:
-  explicit Model(const std::string& path) : path_(path) {
+  explicit Binary(const std::string& path) : path_(path) {
     Reader in(Storage::read_file(path), path);
     const auto version = in.number<uint32_t>("version");
     require(version == 2, path, ": offset 0: version ", version, ", expected 2");
@@ -147,7 +147,7 @@ Tensor part(const Tensor& x, int64_t index, int64_t parts) {
 }
 
 // x, or one of `parts` equal pieces of its rows, under our name.
-void add(TensorMap& to, const std::string& ours, Model& from, const std::string& theirs, std::initializer_list<const char*> pieces) {
+void add(TensorMap& to, const std::string& ours, Binary& from, const std::string& theirs, std::initializer_list<const char*> pieces) {
   const std::string names[2][2] = {{".weight", "/weight"}, {".bias", "/bias"}};
   for (const auto& [suffix, their_suffix] : names) {
     const Tensor x = from(theirs + their_suffix);
@@ -158,12 +158,12 @@ void add(TensorMap& to, const std::string& ours, Model& from, const std::string&
   }
 }
 
-void add_norm(TensorMap& to, const std::string& ours, Model& from, const std::string& theirs) {
+void add_norm(TensorMap& to, const std::string& ours, Binary& from, const std::string& theirs) {
   to.emplace(ours + ".weight", from(theirs + "/layer_norm/gamma"));
   to.emplace(ours + ".bias", from(theirs + "/layer_norm/beta"));
 }
 
-int64_t add_side(TensorMap& to, const std::string& ours, Model& from, const std::string& theirs) {
+int64_t add_side(TensorMap& to, const std::string& ours, Binary& from, const std::string& theirs) {
   to.emplace(ours + ".token_embd.weight", from(theirs + "/embeddings/weight"));
   to.emplace(ours + ".output_norm.weight", from(theirs + "/layer_norm/gamma"));
   to.emplace(ours + ".output_norm.bias", from(theirs + "/layer_norm/beta"));
@@ -197,7 +197,7 @@ uint32_t find_token(const std::vector<std::string>& tokens, const char* token, c
 }  // namespace
 
 Gguf read_ctranslate2(const std::string& folder) {
-  Model model(folder + "/model.bin");
+  Binary model(folder + "/model.bin");
   const bool base = model.specification() == "TransformerBase";
   require(base || model.specification() == "TransformerBig", model.path(), ": specification '", model.specification(),
           "' is not known; known: TransformerBase, TransformerBig");

@@ -117,6 +117,11 @@ static void build(Stack<Block>& side, const Seq2SeqConfig& c, int64_t vocabulary
   side.final_norm = c.pre_norm;
 }
 
+const std::string& Seq2Seq::architecture() const {
+  static const std::string name = "seq2seq";
+  return name;
+}
+
 Seq2Seq::Seq2Seq(const Seq2SeqConfig& config) : output(config.channels, config.target_vocabulary, config.output_bias), config_(config) {
   config.check("seq2seq");
   build(enc, config, config.source_vocabulary, config.encoder_layers);

@@ -9,7 +9,9 @@
 //
 //   B sentences   S source tokens   T target tokens   C channels   H heads   V vocabulary
 #pragma once
-#include "models/layers.h"
+#include <algorithm>
+
+#include "models/model.h"
 
 namespace kvt {
 
@@ -139,7 +141,7 @@ struct Stack {
   }
 };
 
-class Seq2Seq {
+class Seq2Seq : public Model {
  public:
   Stack<EncoderBlock> enc;
   Stack<DecoderBlock> dec;
@@ -152,13 +154,15 @@ class Seq2Seq {
   void load(const std::map<std::string, Tensor>& tensors, const std::string& source);
 
   const Seq2SeqConfig& config() const { return config_; }
+  const std::string& architecture() const override;
+  int64_t layers() const override { return std::max(config_.encoder_layers, config_.decoder_layers); }
   template <class F> void fields(F&& f) {
     f("enc", enc); f("dec", dec);
     if (!config_.tied_output) f("output", output);
     else if (config_.output_bias) f("output.bias", output.bias);
   }
-  void each_parameter(const std::function<void(const std::string&, Parameter&)>& f) { each<Parameter>(*this, f); }
-  void each_linear(const std::function<void(const std::string&, Linear&)>& f) { each<Linear>(*this, f); }
+  void each_parameter(const std::function<void(const std::string&, Parameter&)>& f) override { each<Parameter>(*this, f); }
+  void each_linear(const std::function<void(const std::string&, Linear&)>& f) override { each<Linear>(*this, f); }
 
   // ids [B, S] row-major, filled up behind lengths[b]; `random` (null: no dropout) draws the dropout.
   Tensor encode(std::span<const int32_t> ids, std::span<const int32_t> lengths, int64_t S, Rng* random = nullptr) const;    // [B, S, C]

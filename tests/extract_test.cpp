@@ -191,9 +191,10 @@ TEST_CASE("extracted gradients are those of the weights: sketched, recomputed, i
       exact.push_back(Tensor::from(found->tensor.shape(), {found->tensor.grad(), size_t(found->tensor.size())}));
       best.push_back(svd(exact.back()).leading(4));
     }
-    for (const auto& [batch, recompute] : std::vector<std::pair<int64_t, bool>>{{1, false}, {5, true}, {64, false}}) {
+    for (const auto& way : std::vector<std::pair<int64_t, bool>>{{1, false}, {5, true}, {64, false}}) {
+      const int64_t batch = way.first;
       double loss = 0;
-      const auto gradients = extract_gradients(run.task, run.layers, {.k = 4, .batch = batch, .recompute = recompute, .seed = 1}, {}, {}, &loss);
+      const auto gradients = extract_gradients(run.task, run.layers, {.k = 4, .batch = batch, .recompute = way.second, .seed = 1}, {}, {}, &loss);
       REQUIRE(gradients.size() == run.layers.size());
       CHECK(loss == doctest::Approx(evaluate(run.task, 7)).epsilon(small.matrices == DType::F32 ? 1e-5 : 1e-2));
       for (size_t i = 0; i < gradients.size(); ++i) {

@@ -113,6 +113,15 @@ LoadedModel open_model(const ModelOptions& o, bool fused) {
   return m;
 }
 
+void load_adapters(Model& model, const Gguf& base, const std::vector<std::string>& adapters) {
+  if (adapters.empty()) return;
+  const std::string id = fingerprint(base);
+  for (const std::string& adapter : adapters) {
+    const auto [path, scale] = split_scale(adapter);
+    load_adapter(model, Gguf::open(path), scale, id);
+  }
+}
+
 std::pair<std::string, float> split_scale(const std::string& adapter) {
   const size_t colon = adapter.rfind(':');
   if (colon == std::string::npos || colon + 1 == adapter.size()) return {adapter, 1.f};

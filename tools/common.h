@@ -40,6 +40,9 @@ struct LoadedModel {
 LoadedModel open_model(const ModelOptions& options, bool fused = true);
 std::string describe(const Fusion& fusion);      // "lambda 0.7"
 
+// LoRA adapters, FILE or FILE:SCALE each, on a model that `base` was read into. Throws an Error naming the file.
+void load_adapters(Model& model, const Gguf& base, const std::vector<std::string>& adapters);
+
 // FILE:SCALE → (FILE, SCALE); scale 1 when there is none. A colon that no number follows belongs to the name.
 std::pair<std::string, float> split_scale(const std::string& adapter);
 

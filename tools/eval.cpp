@@ -29,7 +29,7 @@ void add_eval(CLI::App& app) {
     if (source->count() + images->count() == 0) throw CLI::RequiredError("--source or --images");
     if (images->count() > 0) {
       set_default_threads({.threads = o->translation.threads});
-      return eval_images(Gguf::open(o->translation.model), o->images, o->translation.search.batch, o->json);
+      return eval_images(Gguf::open(o->translation.model), o->translation.adapters, o->images, o->translation.search.batch, o->json);
     }
     const std::vector<std::string> references = read_lines(o->reference), sources = read_lines(o->source);
     require(sources.size() == references.size(), o->source, " has ", sources.size(), " lines, ", o->reference, " ", references.size());

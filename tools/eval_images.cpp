@@ -13,9 +13,10 @@
 
 namespace kvt {
 
-void eval_images(const Gguf& gguf, const std::string& path, int64_t batch, bool json) {
+void eval_images(const Gguf& gguf, const std::vector<std::string>& adapters, const std::string& path, int64_t batch, bool json) {
   interrupted();
   const auto model = load_vit(gguf);
+  load_adapters(*model, gguf, adapters);
   const VitConfig& c = model->config();
   const Images images = read_images(path, c.image_size, c.image_channels);
   const bool terminal = isatty(STDERR_FILENO) != 0;

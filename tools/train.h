@@ -1,6 +1,8 @@
 // What the tasks of `kvt train` share: folders, the run itself with progress, checkpoints and the learning curve.
 #pragma once
+#include "engine/adapter.h"
 #include "engine/checkpoint.h"
+#include "engine/rounds.h"
 #include "tools/train_config.h"
 
 namespace kvt {
@@ -22,6 +24,19 @@ struct TrainJob {
   std::map<std::string, std::string> identity;      // what decides the result, beside the options: for resuming
   std::function<Gguf()> result;         // the model file once training is over
 };
+
+// "base": GGUF of a trained model to go on from, instead of random weights; "method": what becomes of it.
+//   full    all weights; the result is a model
+//   lora    {"rank", "alpha", "targets"}; the result is an adapter (engine/adapter.h)
+//   kvt     {"k", "rounds"}: extracted directions, nothing trained (engine/rounds.h); needs validation data; the result is an adapter
+struct TrainMethod {
+  std::string name = "full";
+  LoraOptions lora;
+  RoundsOptions rounds;
+};
+TrainMethod read_method(Config config, const TrainOptions& options);
+// The job's title, tasks, options and identity are set; the rest follows from the method.
+void run_method(TrainJob job, const TrainMethod& method, Model& model, const Gguf& base, const TrainPaths& paths);
 
 // Trains, shows progress on standard error (JSON lines on standard output if asked for), writes the curve and the result.
 // Throws Interrupted after ^C, when the checkpoint is written.

@@ -1,4 +1,6 @@
 // The task "image-classification": a ViT on labelled images.
+#include <numeric>
+
 #include "engine/classify.h"
 #include "engine/fingerprint.h"
 #include "engine/load_encoder.h"
@@ -58,34 +60,59 @@ Images split_off(Images& images, int64_t n) {
   return last;
 }
 
+// `n` of the images, drawn by `rng`.
+void keep_some(Images& images, int64_t n, Rng& rng) {
+  require(n <= images.count(), "train: ", n, " of ", images.count(), " images");
+  std::vector<int64_t> order(size_t(images.count()));
+  std::iota(order.begin(), order.end(), 0);
+  for (int64_t i = 0; i < n; ++i) std::swap(order[size_t(i)], order[size_t(i) + rng.below(uint64_t(images.count() - i))]);
+  Images some{images.channels, images.size, {}, {}, images.classes};
+  for (int64_t i = 0; i < n; ++i) {
+    const auto first = images.pixels.begin() + order[size_t(i)] * images.bytes_each();
+    some.pixels.insert(some.pixels.end(), first, first + images.bytes_each());
+    some.labels.push_back(images.labels[size_t(order[size_t(i)])]);
+  }
+  images = std::move(some);
+}
+
+std::unique_ptr<Vit> make_model(VitConfig shape, const Images& images, const std::string& path, Rng& rng) {
+  shape.image_size = images.size;
+  shape.image_channels = images.channels;
+  shape.classes = std::max(images.class_count(), int64_t(images.classes.size()));
+  shape.check(path);
+  auto model = std::make_unique<Vit>(shape);
+  model->init(rng);
+  return model;
+}
+
 }  // namespace
 
 void train_images(Config& config, const TrainPaths& paths) {
   const auto seed = uint64_t(config.count("seed", 0, INT64_MAX, 0));
   const TrainOptions options = read_training(config.object("training"), seed);
-  VitConfig shape = read_model(config.object("model"));
+  const Gguf base = config.has("base") ? Gguf::open(paths.file(config.text("base"))) : Gguf();
+  const bool fresh = base.tensors().empty();
+  VitConfig shape = fresh ? read_model(config.object("model")) : VitConfig();
+  const TrainMethod method = fresh ? TrainMethod() : read_method(config.object("method"), options);
   ImageTaskOptions how;
   how.augmentation = read_augmentation(config.object("augmentation"));
   how.dropout = float(config.real("dropout", 0, 0.99, 0));
   how.smoothing = float(config.real("label_smoothing", 0, 0.99, 0));
   const int64_t size = config.count("image_size", 1, 4096, 0), channels = config.count("image_channels", 1, 3, 3);
   const std::string train_path = config.text("images"), validation_path = config.text("validation_images", "");
-  const int64_t held_out = config.count("validation_count", 1, int64_t(1) << 40, 0);
+  const int64_t held_out = config.count("validation_count", 1, int64_t(1) << 40, 0), used = config.count("count", 1, int64_t(1) << 40, 0);
   if (held_out > 0 && !validation_path.empty()) config.bad("validation_count", "give either this or validation_images");
   config.finish();
 
   const auto read = [&](const std::string& name) { return read_images(paths.file(name), size > 0 ? size : 224, channels); };
   Images images = read(train_path);
   const Images validation = !validation_path.empty() ? read(validation_path) : held_out > 0 ? split_off(images, held_out) : Images{};
-  shape.image_size = images.size;
-  shape.image_channels = images.channels;
-  shape.classes = std::max(images.class_count(), int64_t(images.classes.size()));
-  shape.check(train_path);
-  const Normalisation normalisation = measure(images);
-
-  Vit model(shape);
   Rng rng(seed);
-  model.init(rng);
+  if (used > 0) keep_some(images, used, rng);
+  const std::unique_ptr<Vit> loaded = fresh ? make_model(shape, images, train_path, rng) : load_vit(base);
+  Vit& model = *loaded;
+  shape = model.config();
+  const Normalisation normalisation = fresh ? measure(images) : vit_normalisation(base, shape.image_channels);
   const ImageTask task(model, images, normalisation, how);
   std::optional<ImageTask> judge;
   if (validation.count() > 0) judge.emplace(model, validation, normalisation);
@@ -94,7 +121,6 @@ void train_images(Config& config, const TrainPaths& paths) {
   job.title = "image classification";
   job.task = &task;
   job.validation = judge ? &*judge : nullptr;
-  job.trained = all_weights(model);
   job.options = options;
   const auto whole = [](int64_t n) { return std::to_string(n); };
   job.identity = {{"data", hex(images.fingerprint())}, {"validation", hex(validation.fingerprint())}, {"dropout", std::to_string(how.dropout)},
@@ -102,6 +128,8 @@ void train_images(Config& config, const TrainPaths& paths) {
                   {"crop", std::to_string(how.augmentation.crop)}, {"channels", whole(shape.channels)}, {"layers", whole(shape.layers)},
                   {"heads", whole(shape.heads)}, {"head_size", whole(shape.head_size)}, {"hidden", whole(shape.hidden)}, {"patch_size", whole(shape.patch_size)},
                   {"pooling", shape.cls_token ? "cls" : "mean"}, {"activation", whole(int64_t(shape.activation))}};
+  if (!fresh) return run_method(std::move(job), method, model, base, paths);
+  job.trained = all_weights(model);
   job.result = [&] {
     Gguf gguf;
     describe_vit(gguf, shape, normalisation);

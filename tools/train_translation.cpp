@@ -79,6 +79,13 @@ Seq2SeqConfig read_model(Config c, int64_t vocabulary) {
   return m;
 }
 
+std::unique_ptr<Seq2Seq> make_model(const Seq2SeqConfig& shape, uint64_t seed) {
+  auto model = std::make_unique<Seq2Seq>(shape);
+  Rng rng(seed);
+  model->init(rng);
+  return model;
+}
+
 }  // namespace
 
 void train_translation(Config& config, const TrainPaths& paths) {
@@ -87,26 +94,26 @@ void train_translation(Config& config, const TrainPaths& paths) {
   const auto smoothing = float(config.real("label_smoothing", 0, 0.99, 0.1));
   const Corpus corpus = read_corpus(config.object("data"), paths);
   const Corpus held_out = config.has("validation") ? read_corpus(config.object("validation"), paths) : Corpus{};
-  Gguf tokenizer = make_tokenizer(config.object("tokenizer"), paths, corpus);
+  const Gguf base = config.has("base") ? Gguf::open(paths.file(config.text("base"))) : Gguf();
+  const bool fresh = base.tensors().empty();
+  const Gguf tokenizer = fresh ? make_tokenizer(config.object("tokenizer"), paths, corpus) : base;
   const Sentences text(tokenizer);
-  const Seq2SeqConfig shape = read_model(config.object("model"), text.target_size());
+  const std::unique_ptr<Seq2Seq> loaded = fresh ? make_model(read_model(config.object("model"), text.target_size()), seed) : load_seq2seq(base);
+  Seq2Seq& model = *loaded;
+  const Seq2SeqConfig& shape = model.config();
+  const TrainMethod method = fresh ? TrainMethod() : read_method(config.object("method"), options);
   const int64_t length = config.count("length", 2, shape.context, shape.context);
   config.finish();
 
   const SentencePairs pairs = encode(corpus, text, length);
   const SentencePairs validation = held_out.source.empty() ? SentencePairs(length) : encode(held_out, text, shape.context);
-  Seq2Seq model(shape);
-  Rng rng(seed);
-  model.init(rng);
-
   const TranslationTask task(model, pairs, text.start(), text.end(), smoothing), valid(model, validation, text.start(), text.end(), smoothing);
   TrainJob job;
   job.title = "translation";
   job.task = &task;
   job.validation = validation.size() > 0 ? &valid : nullptr;
-  job.trained = all_weights(model);
   job.options = options;
-  Gguf described = tokenizer;
+  Gguf described;
   store_seq2seq(described, model);
   for (const Gguf::Key& k : described.keys())
     if (k.name.starts_with("seq2seq."))
@@ -117,6 +124,8 @@ void train_translation(Config& config, const TrainPaths& paths) {
   job.identity["data"] = hex(pairs.fingerprint());
   job.identity["validation"] = hex(validation.fingerprint());
   job.identity["label_smoothing"] = std::to_string(smoothing);
+  if (!fresh) return run_method(std::move(job), method, model, base, paths);
+  job.trained = all_weights(model);
   job.result = [&] {
     Gguf gguf = tokenizer;
     store_seq2seq(gguf, model);

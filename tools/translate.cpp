@@ -12,6 +12,7 @@ namespace kvt {
 
 void add_translation_options(CLI::App& command, TranslationOptions& o) {
   command.add_option("-m,--model", o.model, "GGUF file of an encoder-decoder model")->required();
+  command.add_option("--adapter", o.adapters, "adapter GGUF, FILE or FILE:SCALE; may be repeated");
   command.add_option("-t,--threads", o.threads, "threads (default: one per core)")->check(CLI::Range(1, 1024));
   command.add_option("--beam", o.search.beam, "targets kept in the search (default 1: greedy)")->check(CLI::Range(1, 1024));
   command.add_option("--length-penalty", o.search.length_penalty, "exponent of the length in the score (default 0.6; 0 = sums of log-probabilities)");
@@ -24,6 +25,7 @@ std::vector<TranslatedLine> translate_lines(const TranslationOptions& o, const s
   set_default_threads({.threads = o.threads});
   const Gguf gguf = Gguf::open(o.model);
   const std::unique_ptr<Seq2Seq> model = load_seq2seq(gguf);
+  load_adapters(*model, gguf, o.adapters);
   const Sentences text(gguf);
   require(text.source_size() == model->config().source_vocabulary && text.target_size() == model->config().target_vocabulary, o.model,
           ": the vocabularies have ", text.source_size(), " and ", text.target_size(), " tokens, the model ", model->config().source_vocabulary, " and ",

@@ -10,11 +10,12 @@ namespace kvt {
 
 struct TranslationOptions {
   std::string model;
+  std::vector<std::string> adapters;      // FILE or FILE:SCALE
   int threads = 0;
   TranslateOptions search;
 };
 
-// -m, -t, --beam, --length-penalty, --most, --batch
+// -m, --adapter, -t, --beam, --length-penalty, --most, --batch
 void add_translation_options(CLI::App& command, TranslationOptions& options);
 
 struct TranslatedLine { std::string text; Translation detail; };
