@@ -317,7 +317,7 @@ TEST_CASE("rounds lower the validation loss, add k to the rank each, and leave t
       CHECK(rounds == 3);
       CHECK(run.state.extractions == 3);
       CHECK(run.state.losses.back() < run.state.losses.front() - 0.05);
-      CHECK(run.loss() == doctest::Approx(run.state.losses.back()));
+      CHECK(run.loss() == doctest::Approx(run.state.losses.back()).epsilon(1e-4));      // the core is folded by now: other rounding
       CHECK(run.state.set.layers.size() == 14);
       for (const auto& layer : run.state.set.layers) CHECK(layer.lora->rank() == 6);
       CHECK(run.state.singular.size() == 3 * 14 * 2);
@@ -357,7 +357,7 @@ TEST_CASE("other bases are other methods: LoRA-XS, LoRA restarted, LoRA from the
     REQUIRE(run.go());
     CHECK(run.state.rounds() == c.rounds);
     CHECK(run.state.losses.back() < run.state.losses.front() - 0.05);
-    CHECK(run.loss() == doctest::Approx(run.state.losses.back()));
+    CHECK(run.loss() == doctest::Approx(run.state.losses.back()).epsilon(1e-4));      // the core is folded by now: other rounding
     CHECK(run.state.set.layers[0].lora->rank() == 4 * c.rounds);
     if (c.core != CoreForm::dense) continue;
     // ΔW of LoRA-XS lies in the span of the weight's own directions: rows of A are σ_i v_i.
