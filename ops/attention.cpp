@@ -1,10 +1,11 @@
 // attention    O = softmax(scale Q Kᵀ + mask) V      in blocks of queries and keys, never a T × S matrix (Dao et al. 2022)
 //
-// Forward, for one key/value head and a block of query rows: the softmax is carried along over blocks of keys,
-//   s = scale Q K_jᵀ,   (s, m, l, fix) ← online softmax,   O ← O fix + s V_j,       and at the end  O ← O / l
-// All G = H/Hkv query heads of a group share their keys, so a row is a pair (t, g): row t G + g.
+// Forward: a panel of queries of one head meets its keys block by block, and carries the softmax along to base 2,
+//   s = (scale log₂e) Q K_jᵀ,   (p, m, l, fix) ← online softmax of s,   O ← fix O + p V_j,   the last time divided by l
+// A job is a range of queries for all G = H/Hkv heads that share one head of keys, so a block of keys comes into the cache once for
+// all their panels. Few queries (decoding) have too little to do for that: their keys are split among jobs, and dot products serve.
 //
-// Backward, with L = m + log l of each row kept from forward:
+// Backward, with L = log Σ e^s of each row kept from forward, where a row is a pair (t, g): row t G + g:
 //   P = e^(s − L),   delta = rowsum(dO ⊙ O),   dS = P ⊙ (dO Vᵀ − delta)
 //   dV = Pᵀ dO,      dQ = scale dS K,          dK = scale dSᵀ Q
 #include <cmath>
@@ -19,10 +20,12 @@ namespace {
 
 using kernel::Mat;
 
-constexpr int64_t key_block = 64, query_rows = 128;     // scores, packed keys and values of one step: 32 + 16 + 16 KB at D = 64
-constexpr int64_t few_rows = 16;                        // up to here transposing the keys costs more than it gains
+constexpr int64_t key_block = 96, query_rows = 128;     // keys of one step, and queries that meet them
+constexpr int64_t few_rows = 16;                        // up to here a panel has too many empty lanes
 constexpr int64_t key_split = 256;                      // few rows: so many keys are a job of their own
-constexpr float infinity = std::numeric_limits<float>::infinity();
+constexpr float infinity = std::numeric_limits<float>::infinity(), log2_e = 1.44269504f, ln_2 = 0.693147181f;
+
+int64_t pieces(int64_t n, int64_t of) { return (n + of - 1) / of; }
 
 struct Problem {
   int64_t B, T, S, H, Hkv, D, G;
@@ -68,119 +71,167 @@ struct Rows {
   bool half() const { return x.dtype() == DType::F16; }
 };
 
-// y[d n + j] = the d-th number of row j
-void transpose(float* y, Rows k, int64_t at, int64_t n, int64_t D) {
-  float row[256];
-  for (int64_t j = 0; j < n; ++j, at += k.stride) {
-    if (k.half()) kernel::unpack_f16(row, k.f16(at), D);
-    const float* from = k.half() ? row : k.f32(at);
-    for (int64_t d = 0; d < D; ++d) y[d * n + j] = from[d];
-  }
+// n rows as F32: where they lie, or unpacked to `buffer`
+struct Floats { const float* p; int64_t stride; };
+Floats floats(float* buffer, Rows x, int64_t at, int64_t n, int64_t D) {
+  if (!x.half()) return {x.f32(at), x.stride};
+  for (int64_t i = 0; i < n; ++i) kernel::unpack_f16(buffer + i * D, x.f16(at + i * x.stride), D);
+  return {buffer, D};
 }
 
-// Queries [rows, D] of one key/value head, gathered and scaled.
+// Queries of one key/value head, gathered and scaled: rows (t, g) of D numbers.
 void gather(float* y, const Problem& p, const float* q, int64_t b, int64_t hk, int64_t t0, int64_t t1, float s) {
   for (int64_t t = t0; t < t1; ++t)
     for (int64_t i = 0; i < p.G * p.D; ++i) *y++ = s * q[p.query(b, t, hk) + i];
 }
 
-// The state of the online softmax of some rows: o [rows, D] not yet divided by l
+// Queries [t0, t1) of the heads that share key/value head hk, over all the keys they see.
+void attend(float* y, float* lse, const Problem& p, const float* q, Rows k, Rows v, int64_t b, int64_t hk, int64_t t0, int64_t t1) {
+  thread_local Scratch scratch;
+  const int64_t D = p.D, T = t1 - t0, row = p.H * D;
+  const kernel::Panel panel = kernel::attention_scores.best().traits;
+  const int64_t cuts = pieces(T, panel.most), lanes = pieces(pieces(T, cuts), panel.step) * panel.step, panels = p.G * cuts;
+  const int64_t block = std::max<int64_t>(1, key_block / panel.keys) * panel.keys;
+  float* const queries = scratch.floats(panels * lanes * (D + 2) + (block + 6) * lanes + 2 * block * D);
+  float *const m = queries + panels * lanes * D, *const l = m + panels * lanes, *const s = l + panels * lanes, *const top = s + block * lanes;
+  float *const fix = top + lanes, *const keep = fix + lanes, *const share = keep + lanes, *const from = share + lanes, *const to = from + lanes;
+  float *const k_floats = to + lanes, *const v_floats = k_floats + block * D;
+
+  for (int64_t i = 0; i < panels; ++i) {
+    const int64_t u0 = t0 + i % cuts * lanes, rows = std::clamp<int64_t>(t1 - u0, 0, lanes);
+    kernel::attention_pack(queries + i * lanes * D, lanes, q + p.query(b, u0, hk) + i / cuts * D, row, rows, D, p.scale * log2_e);
+  }
+  std::fill_n(m, panels * lanes, -infinity);
+  std::fill_n(l, panels * lanes, 0.f);
+
+  const int64_t end = p.limit(b, t1 - 1);
+  for (int64_t j = p.first(t0); j < end; j += block) {
+    const int64_t cols = std::min(block, end - j), at = p.key(b, j, hk);
+    const Floats kj = floats(k_floats, k, at, cols, D), vj = floats(v_floats, v, at, cols, D);
+    for (int64_t i = 0; i < panels; ++i) {
+      const int64_t u0 = t0 + i % cuts * lanes, u1 = std::min(u0 + lanes, t1);
+      if (u0 >= u1) continue;
+      const int64_t first = p.first(u0), last = p.limit(b, u1 - 1);                      // keys that some query of the panel sees
+      const int64_t begin = std::max(j, first), n = std::min(j + cols, last) - begin;    // those of them in this block
+      if (n <= 0) continue;
+      const bool all = p.limit(b, u0) >= begin + n && p.first(u1 - 1) <= begin;
+      for (int64_t r = 0; !all && r < lanes; ++r) {
+        from[r] = float(std::max<int64_t>(p.first(u0 + r) - begin, 0));
+        to[r] = float(std::clamp<int64_t>(p.limit(b, u0 + r) - begin, 0, n));
+      }
+      const kernel::Seen seen{from, to};
+      std::copy_n(m + i * lanes, lanes, top);
+      kernel::attention_scores(s, top, queries + i * lanes * D, lanes, kj.p + (begin - j) * kj.stride, kj.stride, n, D, all ? nullptr : &seen);
+      kernel::attention_softmax(s, m + i * lanes, l + i * lanes, fix, top, lanes, n);
+      const bool divide = begin + n == last;
+      for (int64_t r = 0; divide && r < lanes; ++r) {
+        const float sum = l[i * lanes + r];
+        share[r] = sum > 0 ? 1 / sum : sum - sum;                                        // 0, and NaN for NaN
+        keep[r] = fix[r] * share[r];
+      }
+      kernel::attention_values_f32(y + p.query(b, u0, hk) + i / cuts * D, row, begin == first ? nullptr : divide ? keep : fix, divide ? share : nullptr, s, lanes,
+                                   vj.p + (begin - j) * vj.stride, vj.stride, u1 - u0, n, D);
+    }
+  }
+
+  for (int64_t i = 0; i < panels; ++i)
+    for (int64_t u0 = t0 + i % cuts * lanes, u1 = std::min(u0 + lanes, t1), t = u0; t < u1; ++t) {
+      const int64_t g = i / cuts;
+      if (p.first(u0) >= p.limit(b, u1 - 1)) std::fill_n(y + p.query(b, t, hk) + g * D, D, 0.f);      // a panel without keys
+      if (lse) lse[((b * p.Hkv + hk) * p.T + t) * p.G + g] = ln_2 * (m[i * lanes + t - u0] + std::log2(l[i * lanes + t - u0]));
+    }
+}
+
+// --- few queries ---
+
+// The online softmax of `rows` rows (t, g), a multiple of 4: o [rows, D] not yet divided by l
 struct State { float *o, *m, *l; };
 
-// Rows (t, g), t in [t0, t1), of one key/value head over the keys [j0, j1)
-void attend(State to, const Problem& p, const float* q, Rows k, Rows v, int64_t b, int64_t hk, int64_t t0, int64_t t1, int64_t j0, int64_t j1) {
+// s [keys, 4] of rows r … r + 3 from key j on: −∞ where they do not look;  top ← max(m, max_j s)
+void hide(float* s, float* top, const float* m, const Problem& p, int64_t b, int64_t r, int64_t j, int64_t keys) {
+  std::copy_n(m, 4, top);
+  for (int64_t i = 0; i < 4; ++i) {
+    const int64_t t = std::min((r + i) / p.G, p.T - 1), first = std::clamp<int64_t>(p.first(t) - j, 0, keys), last = std::clamp<int64_t>(p.limit(b, t) - j, first, keys);
+    for (int64_t x = 0; x < first; ++x) s[4 * x + i] = -infinity;
+    for (int64_t x = last; x < keys; ++x) s[4 * x + i] = -infinity;
+  }
+  for (int64_t x = 0; x < keys; ++x)
+    for (int64_t i = 0; i < 4; ++i) top[i] = std::max(top[i], s[4 * x + i]);
+}
+
+// All queries of one key/value head over the keys [j0, j1)
+void attend_few(State to, const Problem& p, const float* q, Rows k, Rows v, int64_t b, int64_t hk, int64_t rows, int64_t j0, int64_t j1) {
   thread_local Scratch scratch;
-  const int64_t rows = (t1 - t0) * p.G, D = p.D;
-  float* const queries = scratch.floats(rows * (D + key_block + 1) + 2 * key_block * D);
-  float *const s = queries + rows * D, *const fix = s + rows * key_block, *const kt = fix + rows, *const values = kt + key_block * D;
-  gather(queries, p, q, b, hk, t0, t1, p.scale);
+  const int64_t D = p.D;
+  float* const queries = scratch.floats(rows * D + key_block * 4 + 8);
+  float *const s = queries + rows * D, *const top = s + key_block * 4, *const fix = top + 4;
+  gather(queries, p, q, b, hk, 0, p.T, p.scale * log2_e);
+  std::fill(queries + p.T * p.G * D, queries + rows * D, 0.f);
   std::fill_n(to.o, rows * D, 0.f);
   std::fill_n(to.m, rows, -infinity);
   std::fill_n(to.l, rows, 0.f);
 
-  j0 = std::max(j0, p.first(t0));                           // the first query's window begins first
-  j1 = std::min(j1, p.limit(b, t1 - 1));                    // the last query sees most
+  j0 = std::max(j0, p.first(0));                            // the first query's window begins first
+  j1 = std::min(j1, p.limit(b, p.T - 1));                   // the last query sees most
   for (int64_t j = j0; j < j1; j += key_block) {
     const int64_t cols = std::min(key_block, j1 - j), at = p.key(b, j, hk);
-    if (rows > few_rows) {
-      transpose(kt, k, at, cols, D);
-      kernel::attention_scores(s, key_block, queries, D, kt, rows, cols, D);
-    } else {
-      for (int64_t r = 0; r < rows; ++r)
-        if (k.half()) kernel::dot_f16(s + r * key_block, k.f16(at), k.stride, queries + r * D, cols, D);
-        else kernel::dot_f32(s + r * key_block, k.f32(at), k.stride, queries + r * D, cols, D);
+    for (int64_t r = 0; r < rows; r += 4) {
+      if (k.half()) kernel::attention_dots_f16(s, queries + r * D, k.f16(at), k.stride, cols, D);
+      else kernel::attention_dots_f32(s, queries + r * D, k.f32(at), k.stride, cols, D);
+      hide(s, top, to.m + r, p, b, r, j, cols);
+      kernel::attention_softmax(s, to.m + r, to.l + r, fix, top, 4, cols);
+      const int64_t used = std::min<int64_t>(4, p.T * p.G - r);
+      if (v.half()) kernel::attention_values_f16(to.o + r * D, D, fix, nullptr, s, 4, v.f16(at), v.stride, used, cols, D);
+      else kernel::attention_values_f32(to.o + r * D, D, fix, nullptr, s, 4, v.f32(at), v.stride, used, cols, D);
     }
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t seen = std::clamp<int64_t>(p.limit(b, t0 + r / p.G) - j, 0, cols);
-      std::fill(s + r * key_block + seen, s + r * key_block + cols, -infinity);
-      std::fill_n(s + r * key_block, std::clamp<int64_t>(p.first(t0 + r / p.G) - j, 0, cols), -infinity);
-    }
-    kernel::attention_softmax(s, key_block, to.m, to.l, fix, rows, cols);
-    if (v.half())
-      for (int64_t i = 0; i < cols; ++i) kernel::unpack_f16(values + i * D, v.f16(at + i * v.stride), D);
-    kernel::attention_values(to.o, D, s, key_block, v.half() ? values : v.f32(at), v.half() ? D : v.stride, fix, rows, cols, D);
   }
 }
 
-// Joins the states of `parts` ranges of keys, [parts, rows] each, into the first.
-void join(State s, int64_t parts, int64_t rows, int64_t D) {
-  for (int64_t r = 0; r < rows; ++r) {
-    float top = -infinity;
+// Joins the states of `parts` ranges of keys, [parts, rows] each, and writes one key/value head's outputs.
+void join(float* y, float* lse, const Problem& p, State s, int64_t parts, int64_t rows, int64_t b, int64_t hk) {
+  for (int64_t r = 0; r < p.T * p.G; ++r) {
+    float top = -infinity, sum = 0;
     for (int64_t i = 0; i < parts; ++i) top = std::max(top, s.m[i * rows + r]);
-    if (top == -infinity) continue;                         // no keys at all: zeros
-    for (int64_t i = 0; i < parts; ++i) {
-      const float fix = std::exp(s.m[i * rows + r] - top);
-      for (int64_t d = 0; d < D; ++d) s.o[r * D + d] = (i ? s.o[r * D + d] : 0) + fix * s.o[(i * rows + r) * D + d];
-      s.l[r] = (i ? s.l[r] : 0) + fix * s.l[i * rows + r];
+    float* const to = y + p.query(b, r / p.G, hk) + r % p.G * p.D;
+    std::fill_n(to, p.D, 0.f);
+    for (int64_t i = 0; top > -infinity && i < parts; ++i) {
+      const float fix = std::exp2(s.m[i * rows + r] - top);
+      sum += fix * s.l[i * rows + r];
+      for (int64_t d = 0; d < p.D; ++d) to[d] += fix * s.o[(i * rows + r) * p.D + d];
     }
-    s.m[r] = top;
+    for (int64_t d = 0; sum != 0 && d < p.D; ++d) to[d] /= sum;
+    if (lse) lse[(b * p.Hkv + hk) * p.T * p.G + r] = ln_2 * (top + std::log2(sum));
   }
 }
 
-// o /= l, scattered to y; lse (if any) gets m + log l of each row
-void finish(float* y, float* lse, State s, const Problem& p, int64_t b, int64_t hk, int64_t t0, int64_t t1) {
-  for (int64_t t = t0, r = 0; t < t1; ++t)
-    for (int64_t g = 0; g < p.G; ++g, ++r) {
-      const float share = s.l[r] > 0 ? 1 / s.l[r] : 0;
-      for (int64_t d = 0; d < p.D; ++d) y[p.query(b, t, hk) + g * p.D + d] = share * s.o[r * p.D + d];
-      if (lse) lse[((b * p.Hkv + hk) * p.T + t) * p.G + g] = s.m[r] + std::log(s.l[r]);
+void forward_few(float* y, float* lse, const Problem& p, const float* q, Rows k, Rows v) {
+  thread_local Scratch scratch;                             // the parts of all heads, which other threads fill
+  const int64_t rows = pieces(p.T * p.G, 4) * 4, parts = std::max<int64_t>(1, pieces(p.S, key_split)), heads = p.B * p.Hkv;
+  float* const o = scratch.floats(heads * parts * rows * (p.D + 2));
+  const auto part = [=, D = p.D](int64_t head, int64_t i) {
+    float* const of = o + head * parts * rows * (D + 2);
+    return State{of + i * rows * D, of + parts * rows * D + i * rows, of + parts * rows * (D + 1) + i * rows};
+  };
+  const int64_t grain = std::max<int64_t>(1, piece_products / (rows * std::min(p.S, key_split) * p.D + 1));
+  parallel_for(heads * parts, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t job = begin; job < end; ++job) {           // heads side by side: their keys lie side by side
+      const int64_t head = job / p.Hkv / parts * p.Hkv + job % p.Hkv, i = job / p.Hkv % parts, j = i * key_split;
+      attend_few(part(head, i), p, q, k, v, head / p.Hkv, head % p.Hkv, rows, j, std::min(j + key_split, p.S));
     }
+  });
+  for (int64_t head = 0; head < heads; ++head) join(y, lse, p, part(head, 0), parts, rows, head / p.Hkv, head % p.Hkv);
 }
 
 void forward(float* y, float* lse, const Problem& p, const float* q, Rows k, Rows v) {
-  const bool few = p.T * p.G <= few_rows;
-  const int64_t step = few ? p.T : std::max<int64_t>(1, query_rows / p.G), blocks = (p.T + step - 1) / step, rows = step * p.G;
-  const int64_t parts = few ? std::max<int64_t>(1, (p.S + key_split - 1) / key_split) : 1;
-  const int64_t heads = p.B * p.Hkv, state = rows * (p.D + 2);
-  if (parts == 1) {
-    const int64_t grain = std::max<int64_t>(1, piece_products / (rows * std::max<int64_t>(p.S, 1) * p.D));
-    return parallel_for(heads * blocks, grain, [&](int64_t begin, int64_t end) {
-      thread_local Scratch scratch;
-      for (int64_t job = begin; job < end; ++job) {
-        const int64_t head = job / blocks, t0 = job % blocks * step, t1 = std::min(t0 + step, p.T);
-        float* const o = scratch.floats(state);
-        const State s{o, o + rows * p.D, o + rows * (p.D + 1)};
-        attend(s, p, q, k, v, head / p.Hkv, head % p.Hkv, t0, t1, 0, p.S);
-        finish(y, lse, s, p, head / p.Hkv, head % p.Hkv, t0, t1);
-      }
-    });
-  }
-  thread_local Scratch scratch;                             // the parts of all heads, which other threads fill
-  float* const o = scratch.floats(heads * parts * state);
-  const auto part = [=](int64_t head, int64_t i) {
-    float* const of = o + head * parts * state;
-    return State{of + i * rows * p.D, of + parts * rows * p.D + i * rows, of + parts * rows * (p.D + 1) + i * rows};
-  };
-  parallel_for(heads * parts, 1, [&](int64_t begin, int64_t end) {
+  if (p.T * p.G <= few_rows) return forward_few(y, lse, p, q, k, v);
+  const int64_t step = std::max<int64_t>(1, query_rows / p.G), blocks = pieces(p.T, step);
+  const int64_t grain = std::max<int64_t>(1, piece_products / (step * p.G * std::max<int64_t>(p.S, 1) * p.D));
+  parallel_for(p.B * p.Hkv * blocks, grain, [&](int64_t begin, int64_t end) {
     for (int64_t job = begin; job < end; ++job) {
-      const int64_t head = job / parts, j = job % parts * key_split;
-      attend(part(head, job % parts), p, q, k, v, head / p.Hkv, head % p.Hkv, 0, p.T, j, std::min(j + key_split, p.S));
+      const int64_t head = job / blocks, t0 = job % blocks * step;
+      attend(y, lse, p, q, k, v, head / p.Hkv, head % p.Hkv, t0, std::min(t0 + step, p.T));
     }
   });
-  for (int64_t head = 0; head < heads; ++head) {
-    join(part(head, 0), parts, rows, p.D);
-    finish(y, lse, part(head, 0), p, head / p.Hkv, head % p.Hkv, 0, p.T);
-  }
 }
 
 // All that flows back through one key/value head. Each gradient may be null; dk and dv as k and v.

@@ -142,18 +142,37 @@ extern Kernel<void(float* y, const float* gate, const float* up, int64_t n)> swi
 // dgate += dy ⊙ up ⊙ silu'(gate),   dup += dy ⊙ silu(gate)
 extern Kernel<void(float* dgate, float* dup, const float* gate, const float* up, const float* dy, int64_t n)> swiglu_grad;
 
-// --- attention: one block of keys for a few rows of queries (driver: ops/attention.cpp) ---
+// --- attention: a panel of queries against a block of keys (driver: ops/attention.cpp) ---
+//
+// The queries of a panel lie side by side, in the lanes of vectors: whatever the softmax keeps of a row (its largest score, its sum)
+// is a vector too, and nothing is ever summed or compared across a vector. Keys and values are read where they are.
+//
+//      q [D, lanes]            s, p [keys, lanes]           o [queries, D]
+//      one query a column      one query a column           one query a row
 
-// s[r, j] = ⟨q_r, k_j⟩;  kt is the block of keys transposed and packed, [D, cols]; s has rows lds apart.
-extern Kernel<void(float* s, int64_t lds, const float* q, int64_t ldq, const float* kt, int64_t rows, int64_t cols, int64_t D)> attention_scores;
+// What a variant takes for a panel: a multiple of `step` lanes, `most` at the most. A block of a multiple of `keys` leaves no remainder.
+struct Panel { int step, most, keys; };
 
-// The online softmax (Milakov and Gimelshein 2018) over one more block of scores:
-//   m' = max(m, max_j s_j),  s_j ← e^(s_j − m'),  fix = e^(m − m'),  l ← l fix + Σ_j s_j,  m ← m'
-// A row whose scores are all −∞ leaves m and l as they were, with s = 0 and fix = 1.
-extern Kernel<void(float* s, int64_t lds, float* m, float* l, float* fix, int64_t rows, int64_t cols)> attention_softmax;
+// y[d lanes + i] = scale x_i[d] for `rows` rows of D numbers, ldx apart; 0 for rows ≤ i < lanes.
+extern Kernel<void(float* y, int64_t lanes, const float* x, int64_t ldx, int64_t rows, int64_t D, float scale)> attention_pack;
 
-// o_r ← o_r fix_r + Σ_j s[r, j] v_j
-extern Kernel<void(float* o, int64_t ldo, const float* s, int64_t lds, const float* v, int64_t ldv, const float* fix, int64_t rows, int64_t cols, int64_t D)> attention_values;
+// s[j, r] = ⟨k_j, q_r⟩,   top[r] ← max(top[r], max_j s[j, r]).   With `seen`, query r sees the keys from[r] ≤ j < to[r] alone, and
+// its other scores are −∞.
+struct Seen { const float *from, *to; };
+extern Kernel<void(float* s, float* top, const float* q, int64_t lanes, const float* k, int64_t ldk, int64_t keys, int64_t D, const Seen* seen), Panel> attention_scores;
+
+// The same for four queries, rows of q [4, D]: dot products, each key read once. No largest scores.  s [keys, 4]
+extern Kernel<void(float* s, const float* q, const float* k, int64_t ldk, int64_t keys, int64_t D)> attention_dots_f32;
+extern Kernel<void(float* s, const float* q, const uint16_t* k, int64_t ldk, int64_t keys, int64_t D)> attention_dots_f16;
+
+// One more block of the online softmax (Milakov and Gimelshein 2018), to base 2:
+//   p = 2^(s − top) in the place of s,   fix = 2^(m − top),   l ← l fix + Σ_j p_j,   m ← top
+// top ≥ m and top ≥ s. Where it is −∞, so are they: p = 0 and fix = 1. Powers below 2^−126.5 are 0.  lanes: 4, or as in Panel
+extern Kernel<void(float* s, float* m, float* l, float* fix, const float* top, int64_t lanes, int64_t keys)> attention_softmax;
+
+// o_r ← keep_r o_r + share_r Σ_j p[j, r] v_j for the first `rows` queries. keep may be null: o is not read. share may be null: all 1.
+extern Kernel<void(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const float* v, int64_t ldv, int64_t rows, int64_t keys, int64_t D)> attention_values_f32;
+extern Kernel<void(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const uint16_t* v, int64_t ldv, int64_t rows, int64_t keys, int64_t D)> attention_values_f16;
 
 }  // namespace kernel
 }  // namespace kvt

@@ -69,11 +69,15 @@ Result collect(Guarded<float>& y, double scale = 0) {
   return {Floats(y.data(), y.data() + y.size()), scale};
 }
 
-// run(fn) calls a variant on inputs that depend on nothing but the case, and returns what it wrote.
+const std::function<bool(int)> takes_all = [](int) { return true; };
+
+// run(fn) calls a variant on inputs that depend on nothing but the case, and returns what it wrote. `takes(v)` says whether variant v
+// does this case.
 template <class K, class Run>
-void parity(const K& kernel, double tolerance, Run run) {
+void parity(const K& kernel, double tolerance, Run run, const std::function<bool(int)>& takes = takes_all) {
   const Result want = run(kernel.variant(0).fn);
   for (int v = 1; v < kernel.variants(); ++v) {
+    if (!takes(v)) continue;
     const Result got = run(kernel.variant(v).fn);
     REQUIRE(got.y.size() == want.y.size());
     double worst = 0;
@@ -414,49 +418,119 @@ void swiglu_grad_case() {
 
 // --- attention ---
 
+// Sizes of blocks, at the numbers of lanes that every variant of the scores takes.
 template <class F>
 void for_blocks(F f) {
-  for (int64_t rows : {0, 1, 2, 3, 4, 5, 6, 7, 13})
-    for (int64_t cols : {1, 2, 4, 7, 8, 16, 31, 32, 33, 64, 100})
-      for (int64_t D : {1, 3, 8, 16, 20, 64, 72}) {
-        INFO("rows ", rows, " cols ", cols, " D ", D);
-        f(rows, cols, D);
-      }
+  for (int v = 0; v < kernel::attention_scores.variants(); ++v) {
+    const kernel::Panel panel = kernel::attention_scores.variant(v).traits;
+    for (int64_t lanes = panel.step; lanes <= panel.most; lanes += panel.step)
+      for (int64_t keys : {1, 2, 4, 7, 8, 11, 16, 31, 33, 64, 100})
+        for (int64_t D : {1, 3, 8, 16, 20, 64, 72}) {
+          INFO("lanes ", lanes, " keys ", keys, " D ", D);
+          f(lanes, keys, D);
+        }
+  }
+}
+
+// The variants that take so many lanes; those of `kernel` are the scores' but for what an instruction set leaves out.
+template <class K>
+std::function<bool(int)> takes(const K& kernel, int64_t lanes) {
+  return [&kernel, lanes](int v) {
+    for (int i = 0; i < kernel::attention_scores.variants(); ++i) {
+      const auto [step, most, keys] = kernel::attention_scores.variant(i).traits;
+      if (kernel::attention_scores.isa(i) == kernel.isa(v)) return lanes % step == 0 && lanes <= most;
+    }
+    return false;
+  };
+}
+
+void attention_pack_case() {
+  for_blocks([](int64_t lanes, int64_t keys, int64_t D) {
+    const int64_t rows = std::min(keys, lanes), ldx = D + keys % 3;
+    parity(kernel::attention_pack, 0, [&](auto fn) {
+      Guarded<float> x(random(rows * ldx - ldx + D, 43), int(keys % 4)), y(D * lanes, 1);
+      fn(y, lanes, x, ldx, rows, D, 0.3f);
+      CHECK(x.intact());
+      return collect(y);
+    }, takes(kernel::attention_pack, lanes));
+  });
 }
 
 void attention_scores_case() {
-  for_blocks([](int64_t rows, int64_t cols, int64_t D) {
-    parity(kernel::attention_scores, 1e-6, [&](auto fn) {
-      const int64_t lds = cols + rows % 3, ldq = D + cols % 3;
-      Guarded<float> q(random(rows * ldq, 43), int(cols % 4)), kt(random(D * cols, 44), 1), s(random(rows * lds, 45), int(D % 4));
-      fn(s, lds, q, ldq, kt, rows, cols, D);
-      return collect(s, 1 + double(D));
-    });
+  for_blocks([](int64_t lanes, int64_t keys, int64_t D) {
+    for (const bool masked : {false, true})
+      parity(kernel::attention_scores, 1e-6, [&](auto fn) {
+        const int64_t ldk = D + keys % 3;
+        Guarded<float> q(random(D * lanes, 44), int(keys % 4)), k(random(keys * ldk, 45), 1), s(keys * lanes, int(D % 4));
+        Guarded<float> top(random(lanes, 46, 5), 2), from(lanes, 3), to(lanes, 1);
+        for (int64_t r = 0; r < lanes; ++r) {                             // early ends, late beginnings, and some that see nothing
+          from[r] = float((5 * r) % (keys + 1)), to[r] = float((3 * r + 4) % (keys + 1));
+          if (r % 4 == 3) top[r] = -INFINITY;
+        }
+        const kernel::Seen seen{from, to};
+        fn(s, top, q, lanes, k, ldk, keys, D, masked ? &seen : nullptr);
+        return together({&s, &top}, 1 + double(D));
+      }, takes(kernel::attention_scores, lanes));
   });
+}
+
+template <class K, class Number>
+void attention_dots_case(const K& kernel, Number convert) {
+  for (int64_t keys : {1, 2, 3, 4, 5, 7, 8, 31, 33})
+    for (int64_t D : {1, 3, 4, 8, 15, 16, 17, 20, 64, 72, 256}) {
+      INFO("keys ", keys, " D ", D);
+      parity(kernel, 1e-6, [&](auto fn) {
+        using T = decltype(convert(0.f));
+        const int64_t ldk = D + keys % 3;
+        const Floats numbers = random(keys * ldk - ldk + D, 47);
+        std::vector<T> halves;
+        for (float x : numbers) halves.push_back(convert(x));
+        Guarded<T> k(halves, int(D % 4));
+        Guarded<float> q(random(4 * D, 48), 1), s(keys * 4, 2);
+        fn(s, q, k, ldk, keys, D);
+        return collect(s, 1 + double(D));
+      });
+    }
 }
 
 void attention_softmax_case() {
-  for_rows([](int64_t rows, int64_t cols) {
-    for (int history = 0; history < 3; ++history)
-      parity(kernel::attention_softmax, 1e-6, [&](auto fn) {
-        const int64_t lds = cols + cols % 3;
-        Guarded<float> s(scores(rows, lds, 46), int(cols % 4));
-        Guarded<float> m(Floats(size_t(rows), history == 0 ? -INFINITY : history == 1 ? 2.5f : 2e4f), 1), l(Floats(size_t(rows), history ? 3.0f : 0.0f), 2);
-        Guarded<float> fix(rows, 3);
-        fn(s, lds, m, l, fix, rows, cols);
-        return together({&s, &m, &l, &fix}, 1 + double(cols) / 4);
-      });
+  for_blocks([](int64_t lanes, int64_t keys, int64_t D) {
+    if (D > 8) return;                                                    // no part of it; three for what was before
+    for (const int64_t n : {lanes, int64_t(4)})
+      parity(kernel::attention_softmax, 1e-6, [&, lanes = n](auto fn) {
+        Guarded<float> s(scores(keys, lanes, 49), int(keys % 4)), m(Floats(size_t(lanes), D == 1 ? -INFINITY : D == 3 ? 2.5f : 2e4f), 1);
+        Guarded<float> l(Floats(size_t(lanes), D == 1 ? 0 : 3.f), 2), fix(lanes, 3), top(lanes, 1);
+        for (int64_t r = 0; r < lanes; ++r) {
+          top[r] = m[r];
+          for (int64_t j = 0; j < keys; ++j) {
+            if (r % 5 == 4) s[j * lanes + r] = -INFINITY;                 // a query without keys in this block
+            top[r] = std::max(top[r], s[j * lanes + r]);
+          }
+        }
+        fn(s, m, l, fix, top, lanes, keys);
+        return together({&s, &m, &l, &fix}, 1 + double(keys) / 4);
+      }, n == 4 ? takes_all : takes(kernel::attention_softmax, n));
   });
 }
 
-void attention_values_case() {
-  for_blocks([](int64_t rows, int64_t cols, int64_t D) {
-    parity(kernel::attention_values, 1e-6, [&](auto fn) {
-      const int64_t ldo = D + rows % 3, lds = cols + D % 3, ldv = D + cols % 2;
-      Guarded<float> o(random(rows * ldo, 47), int(cols % 4)), s(random(rows * lds, 48), 1), v(random(cols * ldv, 49), int(D % 4)), fix(random(rows, 50), 2);
-      fn(o, ldo, s, lds, v, ldv, fix, rows, cols, D);
-      return collect(o, 1 + double(cols));
-    });
+template <class K, class Number>
+void attention_values_case(const K& kernel, Number convert) {
+  for_blocks([&](int64_t lanes, int64_t keys, int64_t D) {
+    for (int64_t rows = lanes; rows > 0; rows -= rows > 5 ? 5 : 1)
+      parity(kernel, 1e-6, [&](auto fn) {
+        using T = decltype(convert(0.f));
+        const int64_t ldo = D + rows % 3, ldv = D + keys % 2;
+        const Floats numbers = random(keys * ldv - ldv + D, 50);
+        std::vector<T> stored;
+        for (float x : numbers) stored.push_back(convert(x));
+        Guarded<T> v(stored, int(D % 4));
+        Guarded<float> o(random(rows * ldo - ldo + D, 51), int(keys % 4)), p(random(keys * lanes, 52), 1), keep(random(rows, 53), 2), share(random(rows, 54), 3);
+        if (rows % 2) std::fill_n(o.data(), o.size(), NAN);               // not read without keep
+        fn(o, ldo, rows % 2 ? nullptr : keep.data(), rows % 3 ? share.data() : nullptr, p, lanes, v, ldv, rows, keys, D);
+        for (int64_t i = 0; i < o.size(); ++i)
+          if (i % ldo >= D) o[i] = 0;                                     // what lies between rows may be NaN still
+        return collect(o, 1 + double(keys));
+      }, takes(kernel, lanes));
   });
 }
 
@@ -492,9 +566,13 @@ std::map<std::string, Case> cases() {
       {"tanh_grad", [] { map_grad_case(kernel::tanh_grad, 40, 2e-6); }},
       {"swiglu", swiglu_case},
       {"swiglu_grad", swiglu_grad_case},
+      {"attention_pack", attention_pack_case},
       {"attention_scores", attention_scores_case},
+      {"attention_dots_f32", [] { attention_dots_case(kernel::attention_dots_f32, same); }},
+      {"attention_dots_f16", [] { attention_dots_case(kernel::attention_dots_f16, f32_to_f16); }},
       {"attention_softmax", attention_softmax_case},
-      {"attention_values", attention_values_case},
+      {"attention_values_f32", [] { attention_values_case(kernel::attention_values_f32, same); }},
+      {"attention_values_f16", [] { attention_values_case(kernel::attention_values_f16, f32_to_f16); }},
   };
   for (DType type : {DType::F16, DType::BF16, DType::Q4_0, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q8_0, DType::IQ4_NL, DType::Q2_K,
                      DType::Q3_K, DType::Q4_K, DType::Q5_K, DType::Q6_K}) {

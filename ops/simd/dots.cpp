@@ -1,53 +1,10 @@
 // Dot products of rows of F32, F16 and BF16 weights with one vector, and unpacking the two short formats.
 //
 // Four rows at a time: x is loaded once for them, and their sums hide the latency of an addition.
-#include "ops/simd/vec.h"
+#include "ops/simd/formats.h"
 
 namespace kvt {
 namespace {
-
-struct F32 {
-  using Number = float;
-  static V widen(const float* p) { return load(p); }
-};
-
-struct BF16 {       // the upper half of an F32
-  using Number = uint16_t;
-  static V widen(const uint16_t* p) {
-#if defined(__AVX512F__)
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
-#elif defined(__AVX2__)
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
-#elif defined(__aarch64__)
-    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
-#else
-    return _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
-#endif
-  }
-};
-
-#if defined(__F16C__) || defined(__aarch64__)
-#define KVT_HAS_F16 1
-struct F16 {
-  using Number = uint16_t;
-  static V widen(const uint16_t* p) {
-#if defined(__AVX512F__)
-    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-#elif defined(__AVX2__)
-    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-#else
-    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
-#endif
-  }
-};
-#endif
-
-template <class Format>
-inline V widen_part(const typename Format::Number* p, int64_t n) {
-  typename Format::Number buffer[W] = {};
-  for (int64_t i = 0; i < n; ++i) buffer[i] = p[i];
-  return Format::widen(buffer);
-}
 
 template <class Format, int R>
 inline void dot_rows(float* y, const typename Format::Number* w, int64_t stride, const float* x, int64_t n) {

@@ -1,4 +1,4 @@
-// Softmax over rows, its gradient, and the online softmax of attention: max, then exponentials and their sum in one pass.
+// Softmax over rows, and its gradient: max, then exponentials and their sum in one pass.
 #include "ops/simd/vec.h"
 
 namespace kvt {
@@ -42,27 +42,11 @@ void softmax_grad(float* dx, const float* y, const float* dy, int64_t rows, int6
   }
 }
 
-void attention_softmax(float* s, int64_t lds, float* m, float* l, float* fix, int64_t rows, int64_t cols) {
-  for (int64_t r = 0; r < rows; ++r, s += lds) {
-    const float block_max = row_max(s, cols);
-    if (block_max == -infinity) {
-      std::fill_n(s, cols, 0.0f);
-      fix[r] = 1;
-      continue;
-    }
-    const float m_new = block_max > m[r] ? block_max : m[r];
-    fix[r] = m[r] == m_new ? 1.0f : exp(V(m[r] - m_new)).get(0);
-    l[r] = l[r] * fix[r] + row_exp(s, s, m_new, cols);
-    m[r] = m_new;
-  }
-}
-
 }  // namespace
 
 void ISA::add_softmax() {
   kernel::softmax.add(this_isa, softmax);
   kernel::softmax_grad.add(this_isa, softmax_grad);
-  kernel::attention_softmax.add(this_isa, attention_softmax);
 }
 
 }  // namespace kvt

@@ -111,6 +111,21 @@ inline V exp(V x) {
   return xsimd::select(x < V(-86.5f), V(0.0f), p * half_power * V(2.0f));
 }
 
+// 2^y for y ≤ 0 to 2.1e-7; 0 below −126.5. As above y = n + f, but the number added carries the exponent's bias too, so that its low
+// bits, moved up, are the float 2^n, and 0 for n = −127. The polynomial is minimax for 2^f, |f| ≤ 1/2. NaN stays NaN.
+inline V exp2_negative(V y) {
+  const V magic(12582912.0f + 127);
+  y = xsimd::max(V(-127.0f), y);
+  const V shifted = y + magic;
+  const V f = y - (shifted - magic);
+  V p = fma(V(0.00132764717f), f, V(0.00967554133f));
+  p = fma(p, f, V(0.0555071327f));
+  p = fma(p, f, V(0.240221197f));
+  p = fma(p, f, V(0.693146967f));
+  p = fma(p, f, V(1.00000007f));
+  return p * xsimd::bitwise_cast<V>(xsimd::bitwise_cast<I>(shifted) << 23);
+}
+
 inline V sigmoid(V x) { return V(1.0f) / (V(1.0f) + exp(-x)); }
 
 }  // namespace
