@@ -85,61 +85,94 @@ void gather(float* y, const Problem& p, const float* q, int64_t b, int64_t hk, i
     for (int64_t i = 0; i < p.G * p.D; ++i) *y++ = s * q[p.query(b, t, hk) + i];
 }
 
+// Which keys some queries see of n keys from j on: query r is number t(r).
+template <class Query>
+void look(float* from, float* to, int64_t lanes, const Problem& p, int64_t b, int64_t j, int64_t n, Query t) {
+  for (int64_t r = 0; r < lanes; ++r) {
+    from[r] = float(std::clamp<int64_t>(p.first(t(r)) - j, 0, n));
+    to[r] = float(std::clamp<int64_t>(p.limit(b, t(r)) - j, 0, n));
+  }
+}
+
+// Four queries: attention_scores by dot products, q [4, D].
+void four_scores(float* s, float* top, const float* q, Rows k, int64_t at, int64_t keys, int64_t D, kernel::Seen seen) {
+  if (k.half()) kernel::attention_dots_f16(s, q, k.f16(at), k.stride, keys, D);
+  else kernel::attention_dots_f32(s, q, k.f32(at), k.stride, keys, D);
+  for (int64_t r = 0; r < 4; ++r) {
+    for (int64_t j = 0; j < int64_t(seen.from[r]); ++j) s[4 * j + r] = -infinity;
+    for (int64_t j = int64_t(seen.to[r]); j < keys; ++j) s[4 * j + r] = -infinity;
+  }
+  for (int64_t j = 0; j < keys; ++j)
+    for (int64_t r = 0; r < 4; ++r) top[r] = std::max(top[r], s[4 * j + r]);
+}
+
+// Queries [t0, t1) of one head: a panel. Four or fewer take dot products where a vector would be mostly empty.
+struct Queries {
+  int64_t h, t0, t1, lanes;
+  float *q, *m, *l;
+};
+
 // Queries [t0, t1) of the heads that share key/value head hk, over all the keys they see.
 void attend(float* y, float* lse, const Problem& p, const float* q, Rows k, Rows v, int64_t b, int64_t hk, int64_t t0, int64_t t1) {
   thread_local Scratch scratch;
-  const int64_t D = p.D, T = t1 - t0, row = p.H * D;
   const kernel::Panel panel = kernel::attention_scores.best().traits;
-  const int64_t cuts = pieces(T, panel.most), lanes = pieces(pieces(T, cuts), panel.step) * panel.step, panels = p.G * cuts;
-  const int64_t block = std::max<int64_t>(1, key_block / panel.keys) * panel.keys;
-  float* const queries = scratch.floats(panels * lanes * (D + 2) + (block + 6) * lanes + 2 * block * D);
-  float *const m = queries + panels * lanes * D, *const l = m + panels * lanes, *const s = l + panels * lanes, *const top = s + block * lanes;
-  float *const fix = top + lanes, *const keep = fix + lanes, *const share = keep + lanes, *const from = share + lanes, *const to = from + lanes;
-  float *const k_floats = to + lanes, *const v_floats = k_floats + block * D;
+  const int64_t D = p.D, row = p.H * D, most = panel.most, cuts = pieces(t1 - t0, most), panels = p.G * cuts;
+  const int64_t begin = p.first(t0), end = p.limit(b, t1 - 1);
+  const int64_t block = pieces(pieces(end - begin, std::max<int64_t>(1, pieces(end - begin, key_block))), panel.keys) * panel.keys;
+  float* const queries = scratch.floats(panels * most * (D + 2) + (block + 6) * most + 2 * block * D);
+  float *const s = queries + panels * most * (D + 2), *const top = s + block * most, *const fix = top + most, *const keep = fix + most;
+  float *const share = keep + most, *const from = share + most, *const to = from + most, *const k_floats = to + most, *const v_floats = k_floats + block * D;
 
+  const auto take = [&](int64_t i) {
+    const int64_t u0 = t0 + i % cuts * most, u1 = std::min(u0 + most, t1);
+    float* const of = queries + i * most * (D + 2);
+    return Queries{hk * p.G + i / cuts, u0, u1, u1 - u0 <= 4 ? 4 : pieces(u1 - u0, panel.step) * panel.step, of, of + most * D, of + most * (D + 1)};
+  };
   for (int64_t i = 0; i < panels; ++i) {
-    const int64_t u0 = t0 + i % cuts * lanes, rows = std::clamp<int64_t>(t1 - u0, 0, lanes);
-    kernel::attention_pack(queries + i * lanes * D, lanes, q + p.query(b, u0, hk) + i / cuts * D, row, rows, D, p.scale * log2_e);
+    const Queries x = take(i);
+    const float* const from_q = q + p.query(b, x.t0, 0) + x.h * D;
+    if (x.lanes < panel.step) {
+      std::fill_n(x.q, 4 * D, 0.f);
+      for (int64_t r = 0; r < x.t1 - x.t0; ++r)
+        for (int64_t d = 0; d < D; ++d) x.q[r * D + d] = p.scale * log2_e * from_q[r * row + d];
+    } else {
+      kernel::attention_pack(x.q, x.lanes, from_q, row, x.t1 - x.t0, D, p.scale * log2_e);
+    }
+    std::fill_n(x.m, x.lanes, -infinity);
+    std::fill_n(x.l, x.lanes, 0.f);
   }
-  std::fill_n(m, panels * lanes, -infinity);
-  std::fill_n(l, panels * lanes, 0.f);
 
-  const int64_t end = p.limit(b, t1 - 1);
-  for (int64_t j = p.first(t0); j < end; j += block) {
+  for (int64_t j = begin; j < end; j += block) {
     const int64_t cols = std::min(block, end - j), at = p.key(b, j, hk);
     const Floats kj = floats(k_floats, k, at, cols, D), vj = floats(v_floats, v, at, cols, D);
     for (int64_t i = 0; i < panels; ++i) {
-      const int64_t u0 = t0 + i % cuts * lanes, u1 = std::min(u0 + lanes, t1);
-      if (u0 >= u1) continue;
-      const int64_t first = p.first(u0), last = p.limit(b, u1 - 1);                      // keys that some query of the panel sees
-      const int64_t begin = std::max(j, first), n = std::min(j + cols, last) - begin;    // those of them in this block
+      const Queries x = take(i);
+      const int64_t first = p.first(x.t0), last = p.limit(b, x.t1 - 1);                       // keys that some query of the panel sees
+      const int64_t j0 = std::max(j, first), n = std::min(j + cols, last) - j0;               // those of them in this block
       if (n <= 0) continue;
-      const bool all = p.limit(b, u0) >= begin + n && p.first(u1 - 1) <= begin;
-      for (int64_t r = 0; !all && r < lanes; ++r) {
-        from[r] = float(std::max<int64_t>(p.first(u0 + r) - begin, 0));
-        to[r] = float(std::clamp<int64_t>(p.limit(b, u0 + r) - begin, 0, n));
-      }
+      const bool all = p.limit(b, x.t0) >= j0 + n && p.first(x.t1 - 1) <= j0, divide = j0 + n == last;
       const kernel::Seen seen{from, to};
-      std::copy_n(m + i * lanes, lanes, top);
-      kernel::attention_scores(s, top, queries + i * lanes * D, lanes, kj.p + (begin - j) * kj.stride, kj.stride, n, D, all ? nullptr : &seen);
-      kernel::attention_softmax(s, m + i * lanes, l + i * lanes, fix, top, lanes, n);
-      const bool divide = begin + n == last;
-      for (int64_t r = 0; divide && r < lanes; ++r) {
-        const float sum = l[i * lanes + r];
-        share[r] = sum > 0 ? 1 / sum : sum - sum;                                        // 0, and NaN for NaN
+      if (!all || x.lanes < panel.step) look(from, to, x.lanes, p, b, j0, n, [&](int64_t r) { return std::min(x.t0 + r, x.t1 - 1); });
+      std::copy_n(x.m, x.lanes, top);
+      if (x.lanes < panel.step) four_scores(s, top, x.q, k, p.key(b, j0, hk), n, D, seen);
+      else kernel::attention_scores(s, top, x.q, x.lanes, kj.p + (j0 - j) * kj.stride, kj.stride, n, D, all ? nullptr : &seen);
+      kernel::attention_softmax(s, x.m, x.l, fix, top, x.lanes, n);
+      for (int64_t r = 0; divide && r < x.lanes; ++r) {
+        share[r] = x.l[r] > 0 ? 1 / x.l[r] : x.l[r] - x.l[r];                                 // 0, and NaN for NaN
         keep[r] = fix[r] * share[r];
       }
-      kernel::attention_values_f32(y + p.query(b, u0, hk) + i / cuts * D, row, begin == first ? nullptr : divide ? keep : fix, divide ? share : nullptr, s, lanes,
-                                   vj.p + (begin - j) * vj.stride, vj.stride, u1 - u0, n, D);
+      kernel::attention_values_f32(y + p.query(b, x.t0, 0) + x.h * D, row, j0 == first ? nullptr : divide ? keep : fix, divide ? share : nullptr, s, x.lanes,
+                                   vj.p + (j0 - j) * vj.stride, vj.stride, x.t1 - x.t0, n, D);
     }
   }
 
-  for (int64_t i = 0; i < panels; ++i)
-    for (int64_t u0 = t0 + i % cuts * lanes, u1 = std::min(u0 + lanes, t1), t = u0; t < u1; ++t) {
-      const int64_t g = i / cuts;
-      if (p.first(u0) >= p.limit(b, u1 - 1)) std::fill_n(y + p.query(b, t, hk) + g * D, D, 0.f);      // a panel without keys
-      if (lse) lse[((b * p.Hkv + hk) * p.T + t) * p.G + g] = ln_2 * (m[i * lanes + t - u0] + std::log2(l[i * lanes + t - u0]));
+  for (int64_t i = 0; i < panels; ++i) {
+    const Queries x = take(i);
+    for (int64_t t = x.t0; t < x.t1; ++t) {
+      if (p.first(x.t0) >= p.limit(b, x.t1 - 1)) std::fill_n(y + p.query(b, t, 0) + x.h * D, D, 0.f);          // a panel without keys
+      if (lse) lse[((b * p.Hkv + hk) * p.T + t) * p.G + x.h - hk * p.G] = ln_2 * (x.m[t - x.t0] + std::log2(x.l[t - x.t0]));
     }
+  }
 }
 
 // --- few queries ---
@@ -147,42 +180,31 @@ void attend(float* y, float* lse, const Problem& p, const float* q, Rows k, Rows
 // The online softmax of `rows` rows (t, g), a multiple of 4: o [rows, D] not yet divided by l
 struct State { float *o, *m, *l; };
 
-// s [keys, 4] of rows r … r + 3 from key j on: −∞ where they do not look;  top ← max(m, max_j s)
-void hide(float* s, float* top, const float* m, const Problem& p, int64_t b, int64_t r, int64_t j, int64_t keys) {
-  std::copy_n(m, 4, top);
-  for (int64_t i = 0; i < 4; ++i) {
-    const int64_t t = std::min((r + i) / p.G, p.T - 1), first = std::clamp<int64_t>(p.first(t) - j, 0, keys), last = std::clamp<int64_t>(p.limit(b, t) - j, first, keys);
-    for (int64_t x = 0; x < first; ++x) s[4 * x + i] = -infinity;
-    for (int64_t x = last; x < keys; ++x) s[4 * x + i] = -infinity;
-  }
-  for (int64_t x = 0; x < keys; ++x)
-    for (int64_t i = 0; i < 4; ++i) top[i] = std::max(top[i], s[4 * x + i]);
-}
-
 // All queries of one key/value head over the keys [j0, j1)
-void attend_few(State to, const Problem& p, const float* q, Rows k, Rows v, int64_t b, int64_t hk, int64_t rows, int64_t j0, int64_t j1) {
+void attend_few(State state, const Problem& p, const float* q, Rows k, Rows v, int64_t b, int64_t hk, int64_t rows, int64_t j0, int64_t j1) {
   thread_local Scratch scratch;
   const int64_t D = p.D;
-  float* const queries = scratch.floats(rows * D + key_block * 4 + 8);
-  float *const s = queries + rows * D, *const top = s + key_block * 4, *const fix = top + 4;
+  float* const queries = scratch.floats(rows * D + key_block * 4 + 16);
+  float *const s = queries + rows * D, *const top = s + key_block * 4, *const fix = top + 4, *const from = fix + 4, *const to = from + 4;
   gather(queries, p, q, b, hk, 0, p.T, p.scale * log2_e);
   std::fill(queries + p.T * p.G * D, queries + rows * D, 0.f);
-  std::fill_n(to.o, rows * D, 0.f);
-  std::fill_n(to.m, rows, -infinity);
-  std::fill_n(to.l, rows, 0.f);
+  std::fill_n(state.o, rows * D, 0.f);
+  std::fill_n(state.m, rows, -infinity);
+  std::fill_n(state.l, rows, 0.f);
 
   j0 = std::max(j0, p.first(0));                            // the first query's window begins first
   j1 = std::min(j1, p.limit(b, p.T - 1));                   // the last query sees most
   for (int64_t j = j0; j < j1; j += key_block) {
     const int64_t cols = std::min(key_block, j1 - j), at = p.key(b, j, hk);
     for (int64_t r = 0; r < rows; r += 4) {
-      if (k.half()) kernel::attention_dots_f16(s, queries + r * D, k.f16(at), k.stride, cols, D);
-      else kernel::attention_dots_f32(s, queries + r * D, k.f32(at), k.stride, cols, D);
-      hide(s, top, to.m + r, p, b, r, j, cols);
-      kernel::attention_softmax(s, to.m + r, to.l + r, fix, top, 4, cols);
+      look(from, to, 4, p, b, j, cols, [&](int64_t i) { return std::min((r + i) / p.G, p.T - 1); });
+      std::copy_n(state.m + r, 4, top);
+      four_scores(s, top, queries + r * D, k, at, cols, D, {from, to});
+      kernel::attention_softmax(s, state.m + r, state.l + r, fix, top, 4, cols);
+      float* const o = state.o + r * D;
       const int64_t used = std::min<int64_t>(4, p.T * p.G - r);
-      if (v.half()) kernel::attention_values_f16(to.o + r * D, D, fix, nullptr, s, 4, v.f16(at), v.stride, used, cols, D);
-      else kernel::attention_values_f32(to.o + r * D, D, fix, nullptr, s, 4, v.f32(at), v.stride, used, cols, D);
+      if (v.half()) kernel::attention_values_f16(o, D, fix, nullptr, s, 4, v.f16(at), v.stride, used, cols, D);
+      else kernel::attention_values_f32(o, D, fix, nullptr, s, 4, v.f32(at), v.stride, used, cols, D);
     }
   }
 }
@@ -224,7 +246,7 @@ void forward_few(float* y, float* lse, const Problem& p, const float* q, Rows k,
 
 void forward(float* y, float* lse, const Problem& p, const float* q, Rows k, Rows v) {
   if (p.T * p.G <= few_rows) return forward_few(y, lse, p, q, k, v);
-  const int64_t step = std::max<int64_t>(1, query_rows / p.G), blocks = pieces(p.T, step);
+  const int64_t most = kernel::attention_scores.best().traits.most, step = std::max<int64_t>(1, query_rows / (p.G * most)) * most, blocks = pieces(p.T, step);
   const int64_t grain = std::max<int64_t>(1, piece_products / (step * p.G * std::max<int64_t>(p.S, 1) * p.D));
   parallel_for(p.B * p.Hkv * blocks, grain, [&](int64_t begin, int64_t end) {
     for (int64_t job = begin; job < end; ++job) {

@@ -138,12 +138,21 @@ inline V sums_of(V (&x)[W]) {
 #endif
 }
 
+// Memory is what few queries wait for: asks for a row of numbers that comes into use some rows later.
+template <class Number>
+inline void prefetch(const Number* row, int64_t stride, int64_t D) {
+  constexpr int64_t rows_ahead = 24;
+  const char* p = reinterpret_cast<const char*>(row + rows_ahead * stride);
+  for (int64_t i = 0; i < D * int64_t(sizeof(Number)); i += 64) __builtin_prefetch(p + i);
+}
+
 // The dot products of W/4 keys at a time with four queries
 template <class Format>
 void attention_dots(float* s, const float* q, const typename Format::Number* k, int64_t ldk, int64_t keys, int64_t D) {
   constexpr int at_once = W / 4;
   for (int64_t j = 0; j < keys; j += at_once, s += W, k += at_once * ldk) {
     const int64_t n = std::min<int64_t>(at_once, keys - j);
+    for (int i = 0; i < at_once; ++i) prefetch(k + i * ldk, ldk, D);
     V acc[W];
 #pragma GCC unroll 16
     for (int i = 0; i < W; ++i) acc[i] = V(0.0f);
@@ -243,7 +252,10 @@ template <class Format, int R, int C>
 inline void value_columns(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const typename Format::Number* v, int64_t ldv,
                           int64_t keys, int64_t D, int64_t d) {
   for (; d + C * W <= D; d += C * W)
-    value_tile<R>(o + d, ldo, keep, share, p, lanes, [=](int64_t j, int c) { return Format::widen(v + j * ldv + d + c * W); }, keys,
+    value_tile<R>(o + d, ldo, keep, share, p, lanes, [=](int64_t j, int c) {
+      if (R <= 4 && c == 0) prefetch(v + j * ldv + d, ldv, C * W);
+      return Format::widen(v + j * ldv + d + c * W);
+    }, keys,
                   [](const float* x) { return load(x); }, [](float* x, V y) { store(x, y); }, std::integral_constant<int, C>());
   if constexpr (C > 1) {
     if (d < D) value_columns<Format, R, C / 2>(o, ldo, keep, share, p, lanes, v, ldv, keys, D, d);
