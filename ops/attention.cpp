@@ -22,7 +22,7 @@ using kernel::Mat;
 
 constexpr int64_t key_block = 96, query_rows = 128;     // keys of one step, and queries that meet them
 constexpr int64_t few_rows = 16;                        // up to here a panel has too many empty lanes
-constexpr int64_t key_split = 256;                      // few rows: so many keys are a job of their own
+constexpr int64_t key_split = 256, few_keys = 64, turn = 16;      // few rows: so many keys a job, a step of the softmax, a product
 constexpr float infinity = std::numeric_limits<float>::infinity(), log2_e = 1.44269504f, ln_2 = 0.693147181f;
 
 int64_t pieces(int64_t n, int64_t of) { return (n + of - 1) / of; }
@@ -94,16 +94,16 @@ void look(float* from, float* to, int64_t lanes, const Problem& p, int64_t b, in
   }
 }
 
-// Four queries: attention_scores by dot products, q [4, D].
-void four_scores(float* s, float* top, const float* q, Rows k, int64_t at, int64_t keys, int64_t D, kernel::Seen seen) {
-  if (k.half()) kernel::attention_dots_f16(s, q, k.f16(at), k.stride, keys, D);
-  else kernel::attention_dots_f32(s, q, k.f32(at), k.stride, keys, D);
+// What attention_scores does for its scores, for those of attention_dots.
+void hide(float* s, float* top, int64_t keys, kernel::Seen seen) {
+  float t[4] = {top[0], top[1], top[2], top[3]};
   for (int64_t r = 0; r < 4; ++r) {
     for (int64_t j = 0; j < int64_t(seen.from[r]); ++j) s[4 * j + r] = -infinity;
     for (int64_t j = int64_t(seen.to[r]); j < keys; ++j) s[4 * j + r] = -infinity;
   }
   for (int64_t j = 0; j < keys; ++j)
-    for (int64_t r = 0; r < 4; ++r) top[r] = std::max(top[r], s[4 * j + r]);
+    for (int64_t r = 0; r < 4; ++r) t[r] = std::max(t[r], s[4 * j + r]);
+  std::copy_n(t, 4, top);
 }
 
 // Queries [t0, t1) of one head: a panel. Four or fewer take dot products where a vector would be mostly empty.
@@ -154,8 +154,9 @@ void attend(float* y, float* lse, const Problem& p, const float* q, Rows k, Rows
       const kernel::Seen seen{from, to};
       if (!all || x.lanes < panel.step) look(from, to, x.lanes, p, b, j0, n, [&](int64_t r) { return std::min(x.t0 + r, x.t1 - 1); });
       std::copy_n(x.m, x.lanes, top);
-      if (x.lanes < panel.step) four_scores(s, top, x.q, k, p.key(b, j0, hk), n, D, seen);
-      else kernel::attention_scores(s, top, x.q, x.lanes, kj.p + (j0 - j) * kj.stride, kj.stride, n, D, all ? nullptr : &seen);
+      const float* const keys = kj.p + (j0 - j) * kj.stride;
+      if (x.lanes < panel.step) kernel::attention_dots_f32(s, x.q, keys, kj.stride, n, D), hide(s, top, n, seen);
+      else kernel::attention_scores(s, top, x.q, x.lanes, keys, kj.stride, n, D, all ? nullptr : &seen);
       kernel::attention_softmax(s, x.m, x.l, fix, top, x.lanes, n);
       for (int64_t r = 0; divide && r < x.lanes; ++r) {
         share[r] = x.l[r] > 0 ? 1 / x.l[r] : x.l[r] - x.l[r];                                 // 0, and NaN for NaN
@@ -180,68 +181,83 @@ void attend(float* y, float* lse, const Problem& p, const float* q, Rows k, Rows
 // The online softmax of `rows` rows (t, g), a multiple of 4: o [rows, D] not yet divided by l
 struct State { float *o, *m, *l; };
 
-// All queries of one key/value head over the keys [j0, j1)
-void attend_few(State state, const Problem& p, const float* q, Rows k, Rows v, int64_t b, int64_t hk, int64_t rows, int64_t j0, int64_t j1) {
+// All queries of batch row b over the keys [j0, j1): states [Hkv, rows] of the heads of keys. Memory is what they wait for, so the heads
+// take turns at so few keys that the cache lines are asked for in the order in which they lie.
+void attend_few(State state, const Problem& p, const float* q, Rows k, Rows v, int64_t b, int64_t rows, int64_t j0, int64_t j1) {
   thread_local Scratch scratch;
   const int64_t D = p.D;
-  float* const queries = scratch.floats(rows * D + key_block * 4 + 16);
-  float *const s = queries + rows * D, *const top = s + key_block * 4, *const fix = top + 4, *const from = fix + 4, *const to = from + 4;
-  gather(queries, p, q, b, hk, 0, p.T, p.scale * log2_e);
-  std::fill(queries + p.T * p.G * D, queries + rows * D, 0.f);
-  std::fill_n(state.o, rows * D, 0.f);
-  std::fill_n(state.m, rows, -infinity);
-  std::fill_n(state.l, rows, 0.f);
+  float* const queries = scratch.floats(p.Hkv * rows * (D + few_keys + 1) + 12);
+  float *const s = queries + p.Hkv * rows * D, *const fix = s + p.Hkv * rows * few_keys, *const top = fix + p.Hkv * rows, *const from = top + 4, *const to = from + 4;
+  constexpr float ones[4] = {1, 1, 1, 1};
+  std::fill_n(queries, p.Hkv * rows * D, 0.f);
+  for (int64_t hk = 0; hk < p.Hkv; ++hk) gather(queries + hk * rows * D, p, q, b, hk, 0, p.T, p.scale * log2_e);
+  std::fill_n(state.o, p.Hkv * rows * D, 0.f);
+  std::fill_n(state.m, p.Hkv * rows, -infinity);
+  std::fill_n(state.l, p.Hkv * rows, 0.f);
 
   j0 = std::max(j0, p.first(0));                            // the first query's window begins first
   j1 = std::min(j1, p.limit(b, p.T - 1));                   // the last query sees most
-  for (int64_t j = j0; j < j1; j += key_block) {
-    const int64_t cols = std::min(key_block, j1 - j), at = p.key(b, j, hk);
-    for (int64_t r = 0; r < rows; r += 4) {
-      look(from, to, 4, p, b, j, cols, [&](int64_t i) { return std::min((r + i) / p.G, p.T - 1); });
+  const auto for_heads = [&](int64_t n, auto f) {           // f(first key, keys, head, first row of four)
+    for (int64_t i = 0; i < n; i += turn)
+      for (int64_t hk = 0; hk < p.Hkv; ++hk)
+        for (int64_t r = 0; r < rows; r += 4) f(i, std::min(turn, n - i), hk, r);
+  };
+  for (int64_t j = j0; j < j1; j += few_keys) {
+    const int64_t n = std::min(few_keys, j1 - j);
+    for_heads(n, [&](int64_t i, int64_t keys, int64_t hk, int64_t r) {
+      const int64_t at = p.key(b, j + i, hk);
+      const float* const x = queries + (hk * rows + r) * D;
+      float* const to = s + ((hk * rows + r) * few_keys + i * 4);
+      if (k.half()) kernel::attention_dots_f16(to, x, k.f16(at), k.stride, keys, D);
+      else kernel::attention_dots_f32(to, x, k.f32(at), k.stride, keys, D);
+    });
+    for (int64_t r = 0; r < p.Hkv * rows; r += 4) {
+      look(from, to, 4, p, b, j, n, [&](int64_t i) { return std::min((r % rows + i) / p.G, p.T - 1); });
       std::copy_n(state.m + r, 4, top);
-      four_scores(s, top, queries + r * D, k, at, cols, D, {from, to});
-      kernel::attention_softmax(s, state.m + r, state.l + r, fix, top, 4, cols);
-      float* const o = state.o + r * D;
-      const int64_t used = std::min<int64_t>(4, p.T * p.G - r);
-      if (v.half()) kernel::attention_values_f16(o, D, fix, nullptr, s, 4, v.f16(at), v.stride, used, cols, D);
-      else kernel::attention_values_f32(o, D, fix, nullptr, s, 4, v.f32(at), v.stride, used, cols, D);
+      hide(s + r * few_keys, top, n, {from, to});
+      kernel::attention_softmax(s + r * few_keys, state.m + r, state.l + r, fix + r, top, 4, n);
     }
+    for_heads(n, [&](int64_t i, int64_t keys, int64_t hk, int64_t r) {
+      const int64_t at = p.key(b, j + i, hk), row = hk * rows + r, used = std::min<int64_t>(4, p.T * p.G - r);
+      const float *const keep = i ? ones : fix + row, *const weights = s + row * few_keys + i * 4;
+      if (v.half()) kernel::attention_values_f16(state.o + row * D, D, keep, nullptr, weights, 4, v.f16(at), v.stride, used, keys, D);
+      else kernel::attention_values_f32(state.o + row * D, D, keep, nullptr, weights, 4, v.f32(at), v.stride, used, keys, D);
+    });
   }
 }
 
-// Joins the states of `parts` ranges of keys, [parts, rows] each, and writes one key/value head's outputs.
-void join(float* y, float* lse, const Problem& p, State s, int64_t parts, int64_t rows, int64_t b, int64_t hk) {
-  for (int64_t r = 0; r < p.T * p.G; ++r) {
-    float top = -infinity, sum = 0;
-    for (int64_t i = 0; i < parts; ++i) top = std::max(top, s.m[i * rows + r]);
-    float* const to = y + p.query(b, r / p.G, hk) + r % p.G * p.D;
-    std::fill_n(to, p.D, 0.f);
-    for (int64_t i = 0; top > -infinity && i < parts; ++i) {
-      const float fix = std::exp2(s.m[i * rows + r] - top);
-      sum += fix * s.l[i * rows + r];
-      for (int64_t d = 0; d < p.D; ++d) to[d] += fix * s.o[(i * rows + r) * p.D + d];
+// Joins the states of `parts` ranges of keys, [parts, Hkv, rows] each, and writes the outputs of batch row b.
+void join(float* y, float* lse, const Problem& p, State s, int64_t parts, int64_t rows, int64_t b) {
+  for (int64_t hk = 0; hk < p.Hkv; ++hk)
+    for (int64_t r = 0; r < p.T * p.G; ++r) {
+      const auto at = [&](int64_t i) { return (i * p.Hkv + hk) * rows + r; };
+      float top = -infinity, sum = 0;
+      for (int64_t i = 0; i < parts; ++i) top = std::max(top, s.m[at(i)]);
+      float* const to = y + p.query(b, r / p.G, hk) + r % p.G * p.D;
+      std::fill_n(to, p.D, 0.f);
+      for (int64_t i = 0; top > -infinity && i < parts; ++i) {
+        const float fix = std::exp2(s.m[at(i)] - top);
+        sum += fix * s.l[at(i)];
+        for (int64_t d = 0; d < p.D; ++d) to[d] += fix * s.o[at(i) * p.D + d];
+      }
+      for (int64_t d = 0; sum != 0 && d < p.D; ++d) to[d] /= sum;
+      if (lse) lse[(b * p.Hkv + hk) * p.T * p.G + r] = ln_2 * (top + std::log2(sum));
     }
-    for (int64_t d = 0; sum != 0 && d < p.D; ++d) to[d] /= sum;
-    if (lse) lse[(b * p.Hkv + hk) * p.T * p.G + r] = ln_2 * (top + std::log2(sum));
-  }
 }
 
 void forward_few(float* y, float* lse, const Problem& p, const float* q, Rows k, Rows v) {
-  thread_local Scratch scratch;                             // the parts of all heads, which other threads fill
-  const int64_t rows = pieces(p.T * p.G, 4) * 4, parts = std::max<int64_t>(1, pieces(p.S, key_split)), heads = p.B * p.Hkv;
-  float* const o = scratch.floats(heads * parts * rows * (p.D + 2));
-  const auto part = [=, D = p.D](int64_t head, int64_t i) {
-    float* const of = o + head * parts * rows * (D + 2);
-    return State{of + i * rows * D, of + parts * rows * D + i * rows, of + parts * rows * (D + 1) + i * rows};
-  };
-  const int64_t grain = std::max<int64_t>(1, piece_products / (rows * std::min(p.S, key_split) * p.D + 1));
-  parallel_for(heads * parts, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t job = begin; job < end; ++job) {           // heads side by side: their keys lie side by side
-      const int64_t head = job / p.Hkv / parts * p.Hkv + job % p.Hkv, i = job / p.Hkv % parts, j = i * key_split;
-      attend_few(part(head, i), p, q, k, v, head / p.Hkv, head % p.Hkv, rows, j, std::min(j + key_split, p.S));
+  thread_local Scratch scratch;                             // the parts, which other threads fill
+  const int64_t rows = pieces(p.T * p.G, 4) * 4, parts = std::max<int64_t>(1, pieces(p.S, key_split)), all = p.Hkv * rows;
+  float* const o = scratch.floats(p.B * parts * all * (p.D + 2));
+  const auto part = [=, m = o + p.B * parts * all * p.D, B = p.B, D = p.D](int64_t i) { return State{o + i * all * D, m + i * all, m + (B * parts + i) * all}; };
+  const int64_t grain = std::max<int64_t>(1, piece_products / (all * std::min(p.S, key_split) * p.D + 1));
+  parallel_for(p.B * parts, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t job = begin; job < end; ++job) {
+      const int64_t j = job % parts * key_split;
+      attend_few(part(job), p, q, k, v, job / parts, rows, j, std::min(j + key_split, p.S));
     }
   });
-  for (int64_t head = 0; head < heads; ++head) join(y, lse, p, part(head, 0), parts, rows, head / p.Hkv, head % p.Hkv);
+  for (int64_t b = 0; b < p.B; ++b) join(y, lse, p, part(b * parts), parts, rows, b);
 }
 
 void forward(float* y, float* lse, const Problem& p, const float* q, Rows k, Rows v) {

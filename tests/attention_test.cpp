@@ -8,7 +8,7 @@ using namespace kvt;
 
 namespace {
 
-struct Sizes { int64_t B, T, S, H, Hkv, D; bool causal = true; std::vector<int32_t> lengths = {}; float scale = 0; };
+struct Sizes { int64_t B, T, S, H, Hkv, D; bool causal = true; std::vector<int32_t> lengths = {}; float scale = 0; int64_t window = 0; };
 
 // softmax(scale q kᵀ + mask) v, row by row
 std::vector<float> definition(const Tensor& q, const Tensor& k, const Tensor& v, const Sizes& z) {
@@ -21,7 +21,8 @@ std::vector<float> definition(const Tensor& q, const Tensor& k, const Tensor& v,
         std::vector<double> p, sums(size_t(z.D), 0.0);
         double top = -INFINITY, total = 0;
         const auto at = [&](int64_t j) { return ((b * z.S + j) * z.Hkv + h * z.Hkv / z.H) * z.D; };
-        for (int64_t j = 0; j < keys && (!z.causal || j <= z.S - z.T + t); ++j) {
+        const int64_t first = z.window > 0 ? std::max<int64_t>(0, z.S - z.T + t + 1 - z.window) : 0;
+        for (int64_t j = first; j < keys && (!z.causal || j <= z.S - z.T + t); ++j) {
           double s = 0;
           for (int64_t d = 0; d < z.D; ++d) s += double(q.data()[query + d]) * double(k.data()[at(j) + d]);
           p.push_back(s * scale);
@@ -29,7 +30,7 @@ std::vector<float> definition(const Tensor& q, const Tensor& k, const Tensor& v,
         }
         for (double& s : p) total += s = std::exp(s - top);
         for (size_t j = 0; j < p.size(); ++j)
-          for (int64_t d = 0; d < z.D; ++d) sums[size_t(d)] += p[j] / total * double(v.data()[at(int64_t(j)) + d]);
+          for (int64_t d = 0; d < z.D; ++d) sums[size_t(d)] += p[j] / total * double(v.data()[at(first + int64_t(j)) + d]);
         for (int64_t d = 0; d < z.D; ++d) y[size_t(query + d)] = float(sums[size_t(d)]);
       }
   return y;
@@ -37,7 +38,7 @@ std::vector<float> definition(const Tensor& q, const Tensor& k, const Tensor& v,
 
 AttentionOptions options(const Sizes& z) {
   AttentionOptions o;
-  o.causal = z.causal, o.lengths = z.lengths, o.scale = z.scale;
+  o.causal = z.causal, o.lengths = z.lengths, o.scale = z.scale, o.window = z.window;
   return o;
 }
 
@@ -53,6 +54,10 @@ TEST_CASE("attention is its definition") {
       {2, 17, 40, 8, 1, 5, false}, {3, 20, 20, 2, 2, 8, false, {20, 7, 0}}, {2, 3, 100, 2, 1, 8, false, {0, 65}},
       {1, 10, 4, 2, 1, 8},                        // more queries than keys: the first six see none
       {1, 33, 33, 4, 4, 12, true, {}, 0.7f}, {1, 3, 9, 200, 1, 4},
+      {2, 50, 50, 3, 3, 64, false}, {1, 197, 197, 2, 2, 64, false}, {1, 128, 128, 1, 1, 128, false}, {1, 70, 70, 2, 2, 80}, {1, 39, 500, 2, 1, 96},
+      {1, 100, 100, 7, 7, 7}, {1, 160, 160, 2, 1, 72, false, {159}}, {1, 21, 200, 3, 1, 17}, {1, 8, 600, 3, 1, 64}, {1, 2, 5, 3, 3, 64},
+      {1, 200, 200, 2, 1, 16, true, {}, 0, 30}, {1, 200, 200, 2, 2, 16, true, {}, 0, 1}, {1, 1, 900, 3, 1, 16, true, {}, 0, 100},
+      {1, 4, 900, 3, 1, 16, true, {}, 0, 300}, {2, 150, 300, 2, 1, 8, true, {300, 170}, 0, 64},
   };
   for (const Sizes& z : table) {
     INFO("B ", z.B, " T ", z.T, " S ", z.S, " H ", z.H, " Hkv ", z.Hkv, " D ", z.D);
@@ -91,6 +96,36 @@ TEST_CASE("scores beyond the range of e^x") {
   const Sizes z{1, 70, 70, 2, 1, 16, true, {}, 50.f};
   const Tensor q = randn({1, 70, 2, 16}, rng), k = randn({1, 70, 1, 16}, rng), v = randn({1, 70, 1, 16}, rng);
   CHECK(max_relative_error(attention(q, k, v, options(z)).values(), definition(q, k, v, z)) < 2e-4);     // scores round at 10³ · 2⁻²⁴
+}
+
+TEST_CASE("scores far below zero, and keys of −∞") {
+  Rng rng(26);
+  for (const int64_t T : {1, 4, 40}) {
+    const Tensor q = randn({1, T, 2, 16}, rng), k = randn({1, 60, 2, 16}, rng), v = randn({1, 60, 2, 16}, rng);
+    for (int64_t i = 0; i < q.size(); ++i) q.data()[i] = std::fabs(q.data()[i]) + 0.5f;
+    const Sizes z{1, T, 60, 2, 2, 16, false};
+    for (const float down : {-100.f, -1e4f, -1e30f}) {
+      const Tensor low = k.clone();
+      for (int64_t i = 0; i < k.size(); ++i) low.data()[i] += down;
+      const Tensor y = attention(q, low, v, options(z));
+      CHECK(max_relative_error(y.values(), definition(q, low, v, z)) < (down < -1e3f ? 2e-3 : 2e-5));      // scores round at 10⁴ · 2⁻²⁴
+    }
+    const Tensor none = k.clone();
+    std::fill(none.data() + 20 * 32, none.data() + 60 * 32, -INFINITY);
+    const Sizes few{1, T, 60, 2, 2, 16, false, {20}};
+    CHECK(max_relative_error(attention(q, none, v, options(z)).values(), definition(q, k, v, few)) < 2e-6);
+    std::fill(none.data(), none.data() + none.size(), -INFINITY);
+    for (const float y : attention(q, none, v, options(z)).values()) CHECK(y == 0);
+  }
+}
+
+TEST_CASE("what is no number stays none") {
+  Rng rng(27);
+  for (const int64_t T : {1, 40}) {
+    const Tensor q = randn({1, T, 1, 16}, rng), k = randn({1, 60, 1, 16}, rng), v = randn({1, 60, 1, 16}, rng);
+    k.data()[17 * 16 + 3] = NAN;
+    for (const float y : attention(q, k, v, {}).values()) CHECK(std::isnan(y));
+  }
 }
 
 TEST_CASE("half precision takes no gradient; recording with it is refused") {

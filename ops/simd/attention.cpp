@@ -138,38 +138,28 @@ inline V sums_of(V (&x)[W]) {
 #endif
 }
 
-// Memory is what few queries wait for: asks for a row of numbers that comes into use some rows later.
-template <class Number>
-inline void prefetch(const Number* row, int64_t stride, int64_t D) {
-  constexpr int64_t rows_ahead = 24;
-  const char* p = reinterpret_cast<const char*>(row + rows_ahead * stride);
-  for (int64_t i = 0; i < D * int64_t(sizeof(Number)); i += 64) __builtin_prefetch(p + i);
-}
-
 // The dot products of W/4 keys at a time with four queries
 template <class Format>
 void attention_dots(float* s, const float* q, const typename Format::Number* k, int64_t ldk, int64_t keys, int64_t D) {
   constexpr int at_once = W / 4;
   for (int64_t j = 0; j < keys; j += at_once, s += W, k += at_once * ldk) {
     const int64_t n = std::min<int64_t>(at_once, keys - j);
-    for (int i = 0; i < at_once; ++i) prefetch(k + i * ldk, ldk, D);
     V acc[W];
-#pragma GCC unroll 16
-    for (int i = 0; i < W; ++i) acc[i] = V(0.0f);
-    const auto add = [&](auto key, auto query) __attribute__((always_inline)) {
-      V x[4];
 #pragma GCC unroll 4
-      for (int r = 0; r < 4; ++r) x[r] = query(q + r * D);
-#pragma GCC unroll 4
-      for (int i = 0; i < at_once; ++i) {
-        const V y = key(k + (i < n ? i : 0) * ldk);
-#pragma GCC unroll 4
-        for (int r = 0; r < 4; ++r) acc[4 * i + r] = fma(x[r], y, acc[4 * i + r]);
-      }
-    };
-    int64_t d = 0;
-    for (; d + W <= D; d += W) add([=](const auto* p) { return Format::widen(p + d); }, [=](const float* p) { return load(p + d); });
-    if (d < D) add([=](const auto* p) { return widen_part<Format>(p + d, D - d); }, [=](const float* p) { return load(p + d, D - d, 0); });
+    for (int i = 0; i < at_once; ++i) {                     // key by key: memory is what few queries wait for, and it likes order
+      const auto* const key = k + (i < n ? i : 0) * ldk;
+      V a0(0.0f), a1(0.0f), a2(0.0f), a3(0.0f);
+      const auto add = [&](V x, auto query) __attribute__((always_inline)) {
+        a0 = fma(x, query(q), a0);
+        a1 = fma(x, query(q + D), a1);
+        a2 = fma(x, query(q + 2 * D), a2);
+        a3 = fma(x, query(q + 3 * D), a3);
+      };
+      int64_t d = 0;
+      for (; d + W <= D; d += W) add(Format::widen(key + d), [=](const float* p) { return load(p + d); });
+      if (d < D) add(widen_part<Format>(key + d, D - d), [=](const float* p) { return load(p + d, D - d, 0); });
+      acc[4 * i] = a0, acc[4 * i + 1] = a1, acc[4 * i + 2] = a2, acc[4 * i + 3] = a3;
+    }
     const V sums = sums_of(acc);
     if (n == at_once) store(s, sums);
     else store(s, 4 * n, sums);
@@ -252,10 +242,7 @@ template <class Format, int R, int C>
 inline void value_columns(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const typename Format::Number* v, int64_t ldv,
                           int64_t keys, int64_t D, int64_t d) {
   for (; d + C * W <= D; d += C * W)
-    value_tile<R>(o + d, ldo, keep, share, p, lanes, [=](int64_t j, int c) {
-      if (R <= 4 && c == 0) prefetch(v + j * ldv + d, ldv, C * W);
-      return Format::widen(v + j * ldv + d + c * W);
-    }, keys,
+    value_tile<R>(o + d, ldo, keep, share, p, lanes, [=](int64_t j, int c) { return Format::widen(v + j * ldv + d + c * W); }, keys,
                   [](const float* x) { return load(x); }, [](float* x, V y) { store(x, y); }, std::integral_constant<int, C>());
   if constexpr (C > 1) {
     if (d < D) value_columns<Format, R, C / 2>(o, ldo, keep, share, p, lanes, v, ldv, keys, D, d);

@@ -153,23 +153,55 @@ void add_all_rows() {
   });
 }
 
-// --- attention: one block of 64 keys, heads of 64 numbers, as many rows as ops/attention.cpp takes at once ---
+// --- attention: a panel of the variant's own size against a block of 96 keys, heads of 64 numbers ---
+
+// Slots with variants of the scores' sizes; make(lanes) returns what to time.
+template <class K, class Make>
+void add_panels(const K& kernel, double flops_a_pair, Make make) {
+  constexpr int64_t S = 96;
+  for (int v = 0; v < kernel.variants(); ++v)
+    for (int i = 0; i < kernel::attention_scores.variants(); ++i) {
+      if (kernel::attention_scores.isa(i) != kernel.isa(v)) continue;
+      const int64_t lanes = kernel::attention_scores.variant(i).traits.most;
+      const std::string name = std::string(kernel.name) + "/" + isa_name(kernel.isa(v)) + "/" + sizes({lanes, S, 64});
+      benchmark::RegisterBenchmark(name.c_str(), [=, fn = kernel.variant(v).fn](benchmark::State& state) {
+        auto run = make(lanes, S);
+        for (auto _ : state) {
+          run(fn);
+          benchmark::ClobberMemory();
+        }
+        const auto count = double(lanes * S) * double(state.iterations()) * 1e-9;
+        state.counters[flops_a_pair > 0 ? "GFLOP/s" : "Gscores/s"] = benchmark::Counter((flops_a_pair > 0 ? flops_a_pair : 1) * count, benchmark::Counter::kIsRate);
+      });
+    }
+}
 
 void add_attention() {
-  constexpr int64_t R = 128, S = 64, D = 64;
-  add(kernel::attention_scores, sizes({R, S, D}), {2. * R * S * D, 0}, [] {
-    return [q = random(R * D), k = random(D * S), s = Floats(size_t(R * S))](auto fn) mutable { fn(s.data(), S, q.data(), D, k.data(), R, S, D); };
-  });
-  add(kernel::attention_values, sizes({R, S, D}), {2. * R * S * D, 0}, [] {
-    return [s = random(R * S, 0.01f), v = random(S * D), o = Floats(size_t(R * D)), fix = Floats(size_t(R), 0.5f)](auto fn) mutable {
-      fn(o.data(), D, s.data(), S, v.data(), D, fix.data(), R, S, D);
+  constexpr int64_t D = 64;
+  add_panels(kernel::attention_scores, 2. * D, [](int64_t L, int64_t S) {
+    return [=, q = random(L * D), k = random(S * D), s = Floats(size_t(L * S)), top = Floats(size_t(L))](auto fn) mutable {
+      fn(s.data(), top.data(), q.data(), L, k.data(), D, S, D, nullptr);
     };
   });
-  add(kernel::attention_softmax, sizes({R, S}), {0, 2. * R * S * 4}, [] {
-    return [s = random(R * S), m = Floats(size_t(R)), l = Floats(size_t(R)), fix = Floats(size_t(R))](auto fn) mutable {
-      fn(s.data(), S, m.data(), l.data(), fix.data(), R, S);
+  add_panels(kernel::attention_values_f32, 2. * D, [](int64_t L, int64_t S) {
+    return [=, p = random(L * S, 0.01f), v = random(S * D), o = Floats(size_t(L * D)), keep = Floats(size_t(L), 0.5f)](auto fn) mutable {
+      fn(o.data(), D, keep.data(), nullptr, p.data(), L, v.data(), D, L, S, D);
     };
   });
+  add_panels(kernel::attention_softmax, 0, [](int64_t L, int64_t S) {
+    return [=, s = random(L * S), m = Floats(size_t(L)), l = Floats(size_t(L)), fix = Floats(size_t(L)), top = Floats(size_t(L), 5.f)](auto fn) mutable {
+      fn(s.data(), m.data(), l.data(), fix.data(), top.data(), L, S);
+    };
+  });
+  const auto dots = [](const auto& kernel, auto number) {
+    add(kernel, sizes({4, 64, D}), {2. * 4 * 64 * D, double(64 * D) * sizeof(number)}, [=] {
+      return [=, q = random(4 * D), k = std::vector<decltype(number)>(size_t(64 * D)), s = Floats(4 * 64)](auto fn) mutable {
+        fn(s.data(), q.data(), k.data(), D, 64, D);
+      };
+    });
+  };
+  dots(kernel::attention_dots_f32, float());
+  dots(kernel::attention_dots_f16, uint16_t());
 }
 
 }  // namespace
