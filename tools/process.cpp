@@ -45,6 +45,9 @@ void drain(Pipe& pipe, std::string& text) {
 }  // namespace
 
 ProcessResult run_process(const std::vector<std::string>& command) {
+  // Asked first: an emulated posix_spawn (qemu's) tells of a missing program only by status 127.
+  const bool path = command.at(0).find('/') != std::string::npos;
+  require(!path || ::access(command[0].c_str(), X_OK) == 0, "cannot run '", command[0], "': ", std::strerror(errno));
   Pipe out, error;
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
