@@ -39,6 +39,7 @@ void quantize_q8(Q8Block* y, const float* x, int64_t n) {
       vst1q_s8(y->q + 16 * h, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
       y->sum[h] = vaddvq_s16(vaddq_s16(low, high));
     }
+    y->d_sum = y->d * float(y->sum[0] + y->sum[1]);
   }
 }
 

@@ -73,6 +73,7 @@ class Kernel<void(Args...), Traits> : public KernelInfo {
 // A row of activations in the form that integer dot products want: 32 numbers x_i ≈ d q_i.
 struct Q8Block {
   float d;              // max |x| / 127
+  float d_sum;          // d Σ q_i: beside d, so that both reach a register at once
   int16_t sum[2];       // Σ q_i of each half: the part of a weight block's minimum or offset
   int8_t q[32];
 };

@@ -14,12 +14,13 @@ static void quantize_q8_ref(Q8Block* y, const float* x, int64_t n) {
     float largest = 0;
     for (int j = 0; j < 32; ++j) largest = std::max(largest, std::fabs(x[i + j]));
     const float d = largest / 127, inverse = d < FLT_MIN ? 0 : 1 / d;      // 1/d of a subnormal overflows
-    *y = {d, {0, 0}, {}};
+    *y = {d, 0, {0, 0}, {}};
     for (int j = 0; j < 32; ++j) {
       const int q = int(std::lrint(x[i + j] * inverse));
       y->q[j] = int8_t(q);
       y->sum[j / 16] = int16_t(y->sum[j / 16] + q);
     }
+    y->d_sum = d * float(y->sum[0] + y->sum[1]);
   }
 }
 

@@ -213,7 +213,7 @@ void quantize_case() {
         Result result;
         for (int64_t i = 0; i < n / 32; ++i) {
           const Q8Block& b = y.data()[i];
-          result.y.insert(result.y.end(), {b.d, float(b.sum[0]), float(b.sum[1])});
+          result.y.insert(result.y.end(), {b.d, b.d_sum, float(b.sum[0]), float(b.sum[1])});
           result.y.insert(result.y.end(), b.q, b.q + 32);
         }
         return result;

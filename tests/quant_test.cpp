@@ -155,6 +155,7 @@ TEST_CASE("activations in 8 bits: nearest, with the sums of both halves") {
     for (int i = 0; i < 16; ++i) sum += q[0].q[16 * half + i];
     CHECK(q[0].sum[half] == sum);
   }
+  CHECK(q[0].d_sum == doctest::Approx(q[0].d * float(q[0].sum[0] + q[0].sum[1])));
   for (int b = 1; b < 3; ++b)
     for (int i = 0; i < 32; ++i) CHECK(float(q[b].q[i]) * q[b].d == doctest::Approx(x.data()[32 * b + i]).epsilon(1e-30));
 }

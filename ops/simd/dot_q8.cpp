@@ -9,30 +9,25 @@
 namespace kvt {
 namespace {
 
-// [d_x, d_x f Σ qx, …] for the whole piece, or for half h of it
-template <int f>
+// [d_x, d_x Σ qx, …] for the whole piece, or for half h of it
 inline __m256 activation_pair(const Q8Block& x) {
-  const __m128i head = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(&x));        // d, then the two sums
-  const __m128 sum = _mm_cvtepi32_ps(_mm_madd_epi16(head, _mm_set1_epi16(f)));
-  const __m128 pair = _mm_mul_ps(_mm_set1_ps(x.d), _mm_blend_ps(sum, _mm_set1_ps(1), 1));
-  return _mm256_castpd_ps(_mm256_broadcastsd_pd(_mm_castps_pd(pair)));
+  const __m128i pair = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(&x));        // d, d_sum
+  return _mm256_castsi256_ps(_mm256_broadcastq_epi64(pair));
 }
-template <int f>
 inline __m256 activation_pair(const Q8Block& x, int h) {
-  return _mm256_castpd_ps(_mm256_broadcastsd_pd(_mm_castps_pd(_mm_setr_ps(x.d, x.d * float(f * x.sum[h]), 0, 0))));
+  return _mm256_castpd_ps(_mm256_broadcastsd_pd(_mm_castps_pd(_mm_setr_ps(x.d, x.d * float(x.sum[h]), 0, 0))));
 }
 
 template <class B, int T>
 struct Accumulators {
   Sums sums[T][parts];                  // Σ d_x scale Σ c qx
-  __m256 offsets[T];                    // odd lanes: Σ d_x offset Σ qx
+  __m256 offsets[T];                    // odd lanes: Σ d_x offset Σ qx / offset_factor
 };
 
 // Piece j of block k of four rows of weights, `stride` bytes apart, with T rows of activations
 template <int j, class B, int T>
 inline __attribute__((always_inline)) void add_piece(Accumulators<B, T>& y, const B& w, int64_t stride, const FourScales<B>& scales, const Q8Block* x,
                                                      int64_t row_x) {
-  constexpr int f = offset_factor<B>();
   Codes c[parts];
   for (int p = 0; p < parts; ++p) c[p] = codes_of<j>(w, stride, p);
 #pragma GCC unroll 4
@@ -44,12 +39,12 @@ inline __attribute__((always_inline)) void add_piece(Accumulators<B, T>& y, cons
       if constexpr (!is_signed<B>) y.offsets[t] = _mm256_add_ps(y.offsets[t], both);
     };
     if constexpr (halves<B>) {
-      add(_mm256_mul_ps(scales[2 * j], activation_pair<f>(a, 0)), [&](Codes q) __attribute__((always_inline)) { return dot(q.first, x0); });
-      add(_mm256_mul_ps(scales[2 * j + 1], activation_pair<f>(a, 1)), [&](Codes q) __attribute__((always_inline)) { return dot(q.second, x1); });
+      add(_mm256_mul_ps(scales[2 * j], activation_pair(a, 0)), [&](Codes q) __attribute__((always_inline)) { return dot(q.first, x0); });
+      add(_mm256_mul_ps(scales[2 * j + 1], activation_pair(a, 1)), [&](Codes q) __attribute__((always_inline)) { return dot(q.second, x1); });
     } else if constexpr (is_signed<B>) {
       add(_mm256_mul_ps(scales[j], _mm256_set1_ps(a.d)), [&](Codes q) __attribute__((always_inline)) { return dot_signed(q.first, x0, q.second, x1); });
     } else {
-      add(_mm256_mul_ps(scales[j], activation_pair<f>(a)), [&](Codes q) __attribute__((always_inline)) { return dot(q.first, x0, q.second, x1); });
+      add(_mm256_mul_ps(scales[j], activation_pair(a)), [&](Codes q) __attribute__((always_inline)) { return dot(q.first, x0, q.second, x1); });
     }
   }
 }
@@ -77,7 +72,7 @@ inline void dot_tile(float* y, int64_t ldy, const B* w, int64_t stride, int rows
     for (int r = 0; r < rows; ++r) {
       const __m128 four = lane(acc.sums[t][r / rows_per_part], r % rows_per_part), pair = _mm_add_ps(four, _mm_movehl_ps(four, four));
       const float sum = _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)));
-      y[t * ldy + r] = is_signed<B> ? sum : sum + offsets[2 * r + 1];
+      y[t * ldy + r] = is_signed<B> ? sum : sum + float(offset_factor<B>()) * offsets[2 * r + 1];
     }
   }
 }

@@ -53,6 +53,7 @@ void quantize_q8(Q8Block* y, const float* x, int64_t n) {
     };
     y->sum[0] = total(_mm256_add_epi32(q0, q1));
     y->sum[1] = total(_mm256_add_epi32(q2, q3));
+    y->d_sum = y->d * float(y->sum[0] + y->sum[1]);
   }
 }
 
