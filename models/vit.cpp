@@ -45,14 +45,11 @@ void Vit::load(const std::map<std::string, Tensor>& tensors, const std::string& 
 
 void Vit::init(Rng& rng) {
   each_parameter([&](const std::string& name, Parameter& p) {
-    const bool bias = name.ends_with(".bias"), norm = name.ends_with("_norm.weight");
-    p.tensor = Tensor::filled(p.shape, norm ? 1.f : 0.f);
-    if (bias || norm) return;
-    for (float& w : p.tensor.values()) {
-      do w = rng.normal();
-      while (std::fabs(w) > 2);
-      w *= 0.02f;
-    }
+    const bool matrix = p.shape.rank() == 2, place = name.starts_with("position_embd") || name.starts_with("cls_embd");
+    p.tensor = Tensor::filled(p.shape, name.ends_with("_norm.weight") ? 1.f : 0.f);
+    if (!matrix) return;
+    const float deviation = place ? 0.02f : std::sqrt(2.f / float(p.shape[0] + p.shape[1]));
+    for (float& w : p.tensor.values()) w = deviation * rng.normal();
   });
 }
 

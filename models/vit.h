@@ -53,7 +53,7 @@ class Vit : public Model {
   Linear output;                       // the class head
 
   explicit Vit(const VitConfig& config);                              // no numbers yet: init() or load()
-  // Matrices N(0, 0.02²) cut at two deviations, biases 0, norms 1, as the paper's code and its followers do.
+  // Matrices N(0, 2/(in + out)) (Glorot and Bengio 2010; the paper's own code), positions and class token N(0, 0.02²), biases 0, norms 1.
   void init(Rng& rng);
   void load(const std::map<std::string, Tensor>& tensors, const std::string& source);
   template <class F> void fields(F&& f) {
