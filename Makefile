@@ -28,7 +28,7 @@ need = @missing=""; for p in $(1); do dpkg-query -W -f '$${Status}' $$p 2>/dev/n
 # $(call configure,folder,meson arguments)
 configure = @[ -f $(1)/build.ninja ] || $(CC_ENV) meson setup $(1) $(2) $(MESON_ARGS) >$(1).log 2>&1 || { tail -n 20 $(1).log; exit 1; }; rm -f $(1).log
 
-.PHONY: help build run run-tiny model demo-model tour train-vit train-translation test bench bench-peers bench-encoders asan tsan arm clang format clean
+.PHONY: help build run run-tiny model demo-model tour train-vit train-translation test bench bench-peers bench-attention bench-encoders asan tsan arm clang format clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -137,15 +137,23 @@ bench-peers: build
 	@$(MAKE) --no-print-directory -s model
 	@tools/bench/peers.py build .cache/peers && KVT=$(BUILD)/kvt tools/bench/peers.py speed .cache/peers -m $(model_file) --json .cache/peers/speed.json
 
+## make bench-attention  attention in every variant, unfused, and in PyTorch, in one run (installs PyTorch into .cache/encoders/venv)
+bench-attention: build
+	$(call need,$(model_packages) python3-venv $(bench_packages))
+	$(call configure,build-bench,-Dbench=enabled)
+	@ninja -C build-bench attention_bench
+	$(call peers_venv)
+	@.cache/encoders/venv/bin/python tools/bench/attention.py --json .cache/encoders/attention.json
+	@.cache/encoders/venv/bin/python tools/bench/attention.py --json .cache/encoders/attention-2.json -t 2
+
 ## make bench-encoders  a BERT-base beside ONNX Runtime and PyTorch in one run (needs their Python packages; they are installed into .cache/encoders/venv)
 bench-encoders: build
 	$(call need,$(model_packages) python3-venv $(bench_packages))
 	$(call configure,build-bench,-Dbench=enabled)
 	@ninja -C build-bench encoder_bench
-	@mkdir -p .cache/encoders
-	@[ -x .cache/encoders/venv/bin/python ] || python3 -m venv .cache/encoders/venv
-	@.cache/encoders/venv/bin/pip install -q $(encoder_peers)
+	$(call peers_venv)
 	@.cache/encoders/venv/bin/python tools/bench/encoders.py .cache/encoders/model --kvt $(BUILD)/kvt --json .cache/encoders/speed.json
+peers_venv = @mkdir -p .cache/encoders && { [ -x .cache/encoders/venv/bin/python ] || python3 -m venv .cache/encoders/venv; } && .cache/encoders/venv/bin/pip install -q $(encoder_peers)
 encoder_peers := torch==2.13.0 transformers onnx onnxscript onnxruntime==1.32.0 numpy
 
 ## make format       clang-format over all sources

@@ -1,0 +1,132 @@
+// Seconds of attention, for tools/bench/attention.py, which has PyTorch do the same work in turns.
+//
+//   attention_bench THREADS      reads lines "WHAT PASSES B H Hkv D T S CAUSAL", prints for each "SECONDS SUM": the time of one pass, the mean of
+//                                PASSES in a row, and the sum of the outputs' magnitudes, by which the variants are compared
+//
+//   WHAT   fused, fused-f16     attention() on F32 keys and values, or on F16 ones; KVT_KERNELS says by which kernels
+//          backward             all three gradients of fused
+//          unfused-libm         for each head: sgemm, softmax by the C library's expf, sgemm
+//          unfused-vector       the same with the softmax of our kernels
+//          read                 as many bytes as F16 keys and values have, read once: the limit of decoding
+//
+// Decoding (T ≤ 8) and reading go through the caches of 30 layers in turn, as a model does: they come from memory.
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <iostream>
+#include <string>
+
+#include "ops/loops.h"
+#include "ops/ops.h"
+#include "ops/quant.h"
+#include "tensor/error.h"
+#include "tensor/parallel.h"
+
+using namespace kvt;
+
+namespace {
+
+int64_t pieces(int64_t n, int64_t of) { return (n + of - 1) / of; }
+
+struct Work {
+  int64_t B, H, Hkv, D, T, S;
+  bool causal;
+};
+
+void softmax_libm(float* s, int64_t cols) {
+  float top = s[0], sum = 0;
+  for (int64_t j = 1; j < cols; ++j) top = std::max(top, s[j]);
+  for (int64_t j = 0; j < cols; ++j) sum += s[j] = std::exp(s[j] - top);
+  for (int64_t j = 0; j < cols; ++j) s[j] /= sum;
+}
+
+// The whole T × S matrix of a head, masked behind the product: what attention costs as two products and a softmax.
+void unfused(float* y, const Work& w, const Tensor& q, const Tensor& k, const Tensor& v, bool libm) {
+  const float scale = 1 / std::sqrt(float(w.D));
+  parallel_for(w.B * w.H, 1, [&](int64_t begin, int64_t end) {
+    thread_local Scratch scratch;
+    float* const s = scratch.floats(w.T * w.S);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t b = i / w.H, h = i % w.H, hk = h / (w.H / w.Hkv), row = w.H * w.D, row_k = w.Hkv * w.D;
+      const float *const qh = q.data() + b * w.T * row + h * w.D, *const kh = k.data() + b * w.S * row_k + hk * w.D, *const vh = v.data() + b * w.S * row_k + hk * w.D;
+      float* const yh = y + b * w.T * row + h * w.D;
+      std::fill_n(s, w.T * w.S, 0.f);
+      kernel::matmul(s, w.S, {qh, row, 1}, {kh, 1, row_k}, w.T, w.S, w.D);
+      for (int64_t t = 0; t < w.T; ++t) {
+        float* const st = s + t * w.S;
+        const int64_t seen = w.causal ? w.S - w.T + t + 1 : w.S;
+        for (int64_t j = 0; j < seen; ++j) st[j] *= scale;
+        std::fill(st + seen, st + w.S, 0.f);
+        libm ? softmax_libm(st, seen) : kernel::softmax(st, st, 1, seen);
+        std::fill_n(yh + t * row, w.D, 0.f);
+      }
+      kernel::matmul(yh, row, {s, w.S, 1}, {vh, row_k, 1}, w.T, w.D, w.S);
+    }
+  });
+}
+
+template <class F>
+double seconds(int64_t passes, F&& pass) {
+  const auto start = std::chrono::steady_clock::now();
+  for (int64_t i = 0; i < passes; ++i) pass();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / double(passes);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  require(argc == 2, "usage: attention_bench THREADS");
+  set_default_threads({.threads = std::atoi(argv[1])});
+  std::string what;
+  Work w;
+  for (int64_t passes = 0; std::cin >> what >> passes >> w.B >> w.H >> w.Hkv >> w.D >> w.T >> w.S >> w.causal;) {
+    Rng rng(7);
+    const Tensor q = randn({w.B, w.T, w.H, w.D}, rng), k = randn({w.B, w.S, w.Hkv, w.D}, rng), v = randn({w.B, w.S, w.Hkv, w.D}, rng);
+    const AttentionOptions options{.causal = w.causal};
+    Tensor y;
+    double time = 0;
+    const int64_t layers = w.T <= 8 ? 30 : 1;
+    const auto through_layers = [&](int64_t times, const Tensor& first_k, const Tensor& first_v) {
+      std::vector<Tensor> ks{first_k}, vs{first_v};
+      while (int64_t(ks.size()) < layers) ks.push_back(first_k.clone()), vs.push_back(first_v.clone());
+      size_t i = 0;
+      return seconds(times, [&] { y = attention(q, ks[i], vs[i], options), i = (i + 1) % ks.size(); });
+    };
+    if (what == "fused") {
+      time = through_layers(passes, k, v);
+    } else if (what == "fused-f16") {
+      time = through_layers(passes, pack(k, DType::F16), pack(v, DType::F16));
+    } else if (what == "backward") {
+      const Tensor dy = randn(q.shape(), rng);
+      for (const Tensor& x : {q, k, v}) x.want_grad(), x.grad();
+      for (int64_t i = 0; i < passes; ++i) {
+        Tape tape;
+        y = attention(q, k, v, options);
+        std::copy_n(dy.data(), dy.size(), y.grad());
+        time += seconds(1, [&] { tape.backward_from_grads(); }) / double(passes);
+      }
+    } else if (what == "unfused-libm" || what == "unfused-vector") {
+      y = Tensor(q.shape());
+      time = seconds(passes, [&] { unfused(y.data(), w, q, k, v, what == "unfused-libm"); });
+    } else if (what == "read") {
+      constexpr int64_t n = 1024;
+      const Tensor bytes = Tensor::filled({layers * pieces(w.B * w.S * w.Hkv * w.D, n), n}, 1.f), x = randn({n}, rng);
+      y = Tensor({bytes.dim(0) / layers});
+      int64_t i = 0;
+      time = seconds(passes, [&, rows = y.size()] {
+        parallel_for(rows, 64, [&](int64_t begin, int64_t end) { kernel::dot_f32(y.data() + begin, bytes.data() + (i * rows + begin) * n, n, x.data(), end - begin, n); });
+        i = (i + 1) % layers;
+      });
+    } else {
+      fail("attention_bench: what is '", what, "'?");
+    }
+    double sum = 0;
+    for (const float x : y.values()) sum += std::fabs(double(x));
+    std::printf("%.9g %.9g\n", time, sum);
+    std::fflush(stdout);
+  }
+} catch (const std::exception& e) {
+  std::fprintf(stderr, "%s\n", e.what());
+  return 1;
+}
