@@ -138,6 +138,14 @@ inline V sums_of(V (&x)[W]) {
 #endif
 }
 
+// Few queries wait for memory: rows are asked for this many ahead, which is when this head of keys has its next turn.
+constexpr int64_t rows_ahead = 16;
+template <class Number>
+[[gnu::always_inline]] inline void ask_ahead(const Number* row, int64_t ld, int64_t D) {
+  const auto* const from = reinterpret_cast<const char*>(row + rows_ahead * ld);
+  for (int64_t i = 0; i < D * int64_t(sizeof(Number)); i += 64) __builtin_prefetch(from + i, 0, 3);
+}
+
 // The dot products of W/4 keys at a time with four queries
 template <class Format>
 void attention_dots(float* s, const float* q, const typename Format::Number* k, int64_t ldk, int64_t keys, int64_t D) {
@@ -148,6 +156,7 @@ void attention_dots(float* s, const float* q, const typename Format::Number* k, 
 #pragma GCC unroll 4
     for (int i = 0; i < at_once; ++i) {                     // key by key: memory is what few queries wait for, and it likes order
       const auto* const key = k + (i < n ? i : 0) * ldk;
+      ask_ahead(key, ldk, D);
       V a0(0.0f), a1(0.0f), a2(0.0f), a3(0.0f);
       const auto add = [&](V x, auto query) __attribute__((always_inline)) {
         a0 = fma(x, query(q), a0);
@@ -242,7 +251,10 @@ template <class Format, int R, int C>
 inline void value_columns(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const typename Format::Number* v, int64_t ldv,
                           int64_t keys, int64_t D, int64_t d) {
   for (; d + C * W <= D; d += C * W)
-    value_tile<R>(o + d, ldo, keep, share, p, lanes, [=](int64_t j, int c) { return Format::widen(v + j * ldv + d + c * W); }, keys,
+    value_tile<R>(o + d, ldo, keep, share, p, lanes, [=](int64_t j, int c) {
+      if (R <= 4 && c % (sizeof(typename Format::Number) == 2 ? 2 : 1) == 0) __builtin_prefetch(v + (j + rows_ahead) * ldv + d + c * W, 0, 3);
+      return Format::widen(v + j * ldv + d + c * W);
+    }, keys,
                   [](const float* x) { return load(x); }, [](float* x, V y) { store(x, y); }, std::integral_constant<int, C>());
   if constexpr (C > 1) {
     if (d < D) value_columns<Format, R, C / 2>(o, ldo, keep, share, p, lanes, v, ldv, keys, D, d);
