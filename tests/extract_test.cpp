@@ -36,6 +36,37 @@ double norm(const Tensor& x) {
   return std::sqrt(sum);
 }
 
+// What the single-pass sketch may err by, ‖G − Q X‖, for p = 2 k + 16 columns of Ω and q = 2 p rows of Ψ: the root of the bound on its expected
+// square (Tropp et al. 2017, theorem 4.3), from which sums over so many independent numbers hardly stray,
+//   E‖G − Q X‖² ≤ (1 + p/(q − p − 1)) min_ρ (1 + ρ/(p − ρ − 1)) Σ_{i>ρ} σ_i²,  ρ < p − 1
+double sketch_error(const Tensor& s, int64_t k) {
+  const int64_t p = 2 * k + 16, q = 2 * p;
+  double least = INFINITY;
+  for (int64_t rho = 0; rho < std::min(p - 1, s.size()); ++rho) {
+    double tail = 0;
+    for (int64_t i = rho; i < s.size(); ++i) tail += double(s.data()[i]) * double(s.data()[i]);
+    least = std::min(least, (1 + double(rho) / double(p - rho - 1)) * tail);
+  }
+  return std::sqrt((1 + double(p) / double(q - p - 1)) * least);
+}
+
+// How far ‖Ψ G‖²/q strays from ‖G‖²: its variance is 2 Σ σ⁴ / q. Three deviations, relative.
+double energy_error(const Tensor& s, int64_t k) {
+  double squares = 0, fourths = 0;
+  for (float x : s.values()) squares += double(x) * x, fourths += std::pow(double(x), 4);
+  return 3 * std::sqrt(2 * fourths / double(4 * k + 32)) / squares;
+}
+
+// A core that is folded into B sums the same products in another order. Of 14 layers each sums at most 66 of them, which may err by 66 u of
+// their size, and once more the other way round; u = 2^−24. Activations must not be rounded to 8 bits then: a last bit may decide which way.
+constexpr double folded = 14 * 2 * 66 * 0x1p-24;
+
+struct ExactActivations {
+  Activations before = activations();
+  ExactActivations() { set_activations(Activations::f32); }
+  ~ExactActivations() { set_activations(before); }
+};
+
 // A matrix with the singular values s.
 Tensor with_spectrum(int64_t m, int64_t n, const std::vector<float>& s, Rng& rng) {
   const auto r = int64_t(s.size());
@@ -157,10 +188,10 @@ TEST_CASE("the sketch of a sum of outer products finds its leading directions in
   for (int64_t t = 0; t < tokens; t += 16) sketch.add(slice(rows, 0, t, t + 16), slice(drows, 0, t, t + 16).data());
   const Svd got = sketch.leading(k), want = svd(g).leading(k);
   CHECK(max_relative_error(got.s.values(), want.s.values()) < 1e-3);
-  CHECK(norm(product(got) - product(want)) < 0.02 * norm(g));
+  CHECK(norm(product(got) - product(want)) < 0.02 * norm(g));      // all but the k first values are small: nearly exact
   CHECK(distance_from_identity(got.u) < 1e-5);
   CHECK(distance_from_identity(got.v) < 1e-5);
-  CHECK(sketch.energy() == doctest::Approx(norm(g) * norm(g)).epsilon(0.4));
+  CHECK(std::fabs(sketch.energy() / (norm(g) * norm(g)) - 1) < energy_error(svd(g).s, k));
 
   GradientSketch exact(20, 30, tests);         // smaller than its sketch
   const Tensor small_dy = randn({5, 20}, rng), small_x = randn({5, 30}, rng), small = matmul(small_dy, small_x, true);
@@ -184,12 +215,12 @@ TEST_CASE("extracted gradients are those of the weights: sketched, recomputed, i
       tape.backward(model->loss(model->hidden(all.tokens, all.B, all.T, {}), all.labels));
     }
     std::vector<Tensor> exact;
-    std::vector<Svd> best;
+    std::vector<Svd> whole;
     for (const TargetLayer& layer : run.layers) {
       const auto found = std::find_if(weights.begin(), weights.end(), [&](const Trained& t) { return t.name == layer.name + ".weight"; });
       REQUIRE(found != weights.end());
       exact.push_back(Tensor::from(found->tensor.shape(), {found->tensor.grad(), size_t(found->tensor.size())}));
-      best.push_back(svd(exact.back()).leading(4));
+      whole.push_back(svd(exact.back()));
     }
     for (const auto& way : std::vector<std::pair<int64_t, bool>>{{1, false}, {5, true}, {64, false}}) {
       const int64_t batch = way.first;
@@ -200,11 +231,16 @@ TEST_CASE("extracted gradients are those of the weights: sketched, recomputed, i
       for (size_t i = 0; i < gradients.size(); ++i) {
         INFO(run.layers[i].name, ", batches of ", batch);
         const Tensor& g = exact[i];
-        const Svd &want = best[i], &got = gradients[i].svd;
-        CHECK(max_relative_error(got.s.values(), want.s.values()) < 0.12);
-        // Nearly as good as the best rank 4: the spectrum of a random model's gradient falls slowly, which is the hard case.
-        CHECK(norm(product(got) - g) < 1.25 * norm(product(want) - g));
-        CHECK(gradients[i].energy == doctest::Approx(norm(g) * norm(g)).epsilon(0.5));
+        const Svd want = whole[i].leading(4);
+        const Svd& got = gradients[i].svd;
+        // Weyl: singular values differ by no more than the matrices do; and to rank k (Tropp et al., proposition 6.1) ‖G − [Q X]_k‖ ≤ ‖G − [G]_k‖ + 2 ‖G − Q X‖.
+        // Unlike these bounds, results may not exceed the best rank 4, either.
+        const double error = sketch_error(whole[i].s, 4);
+        CHECK(error < norm(g));
+        for (int64_t j = 0; j < 4; ++j) CHECK(std::fabs(double(got.s.data()[j]) - double(want.s.data()[j])) < error);
+        CHECK(norm(product(got) - g) < norm(product(want) - g) + 2 * error);
+        CHECK(norm(product(got) - g) > 0.999 * norm(product(want) - g));
+        CHECK(std::fabs(gradients[i].energy / (norm(g) * norm(g)) - 1) < energy_error(whole[i].s, 4));
       }
     }
     for (const TargetLayer& layer : run.layers) CHECK(layer.linear->adapters.empty());
@@ -296,6 +332,7 @@ TEST_CASE("rounds lower the validation loss, add k to the rank each, and leave t
   for (DType type : {DType::F32, DType::Q4_1})
     for (CoreForm core : {CoreForm::extracted, CoreForm::spectral, CoreForm::dense}) {
       INFO(info(type).name, ", ", name(core));
+      const ExactActivations exact;
       Run run({.matrices = type});
       run.options.core = core;
       run.options.train.steps = 30;
@@ -317,7 +354,7 @@ TEST_CASE("rounds lower the validation loss, add k to the rank each, and leave t
       CHECK(rounds == 3);
       CHECK(run.state.extractions == 3);
       CHECK(run.state.losses.back() < run.state.losses.front() - 0.05);
-      CHECK(run.loss() == doctest::Approx(run.state.losses.back()).epsilon(1e-4));      // the core is folded by now: other rounding
+      CHECK(run.loss() == doctest::Approx(run.state.losses.back()).epsilon(folded));
       CHECK(run.state.set.layers.size() == 14);
       for (const auto& layer : run.state.set.layers) CHECK(layer.lora->rank() == 6);
       CHECK(run.state.singular.size() == 3 * 14 * 2);
@@ -347,6 +384,7 @@ TEST_CASE("other bases are other methods: LoRA-XS, LoRA restarted, LoRA from the
   for (const Case& c : {Case{CoreForm::dense, Basis::weight, 1}, Case{CoreForm::lora, Basis::random, 3}, Case{CoreForm::lora, Basis::weight, 1},
                         Case{CoreForm::lora, Basis::gradient, 1}}) {
     INFO(name(c.core), " of basis ", int(c.basis));
+    const ExactActivations exact;
     Run run({.matrices = DType::Q4_1});
     run.options.core = c.core;
     run.options.basis = c.basis;
@@ -357,7 +395,7 @@ TEST_CASE("other bases are other methods: LoRA-XS, LoRA restarted, LoRA from the
     REQUIRE(run.go());
     CHECK(run.state.rounds() == c.rounds);
     CHECK(run.state.losses.back() < run.state.losses.front() - 0.05);
-    CHECK(run.loss() == doctest::Approx(run.state.losses.back()).epsilon(1e-4));      // the core is folded by now: other rounding
+    CHECK(run.loss() == doctest::Approx(run.state.losses.back()).epsilon(folded));
     CHECK(run.state.set.layers[0].lora->rank() == 4 * c.rounds);
     if (c.core != CoreForm::dense) continue;
     // ΔW of LoRA-XS lies in the span of the weight's own directions: rows of A are σ_i v_i.
@@ -514,7 +552,8 @@ TEST_CASE("a control vector: llama.cpp's keys; it is the mean change of the resi
       if (layer.name == std::string("blk.") + l + ".ffn_down") layer.linear->adapters.push_back(std::make_shared<Offset>(file.tensor(std::string("direction.") + l)));
   const Tensor before = scores(plain), moved = scores(steered) - before, wanted = adapted - before;
   const Tensor mean_moved = mean(moved.view({moved.size() / 40, 40}), 0), mean_wanted = mean(wanted.view({wanted.size() / 40, 40}), 0);
-  CHECK(sum(mean_moved * mean_wanted).item() > 0.4f * float(norm(mean_moved) * norm(mean_wanted)));      // by chance: 0 ± 0.16
+  // The cosine of two directions in 40 dimensions that have nothing to do with one another is 0 ± 1/√40: here more than three deviations of it.
+  CHECK(double(sum(mean_moved * mean_wanted).item()) > 3 / std::sqrt(40.0) * norm(mean_moved) * norm(mean_wanted));
 
   // An adapter of the last block alone changes what that block adds, and nothing before it.
   Run last({.layers = 3});
