@@ -78,14 +78,27 @@ TrainedSet trained_factors(const LoraSet& set) {
   return trained;
 }
 
-LoraSet load_adapter(Model& model, const Gguf& file, float scale, const std::string& base, bool any_base) {
-  const std::string& path = file.path();
-  const std::string type = file.string("general.type", ""), kind = file.string("adapter.type", "");
-  require(type == "adapter" && kind == "lora", path, ": not a LoRA adapter (general.type '", type, "', adapter.type '", kind, "')");
+Gguf new_adapter(const std::string& kind, const std::string& architecture, const std::string& base) {
+  Gguf file;
+  file.set("general.type", std::string("adapter"));
+  file.set("general.architecture", architecture);
+  file.set("adapter.type", kind);
+  file.set(fingerprint_key, base);
+  return file;
+}
+
+void require_adapter(const Gguf& file, const std::string& kind, const Model& model, const std::string& base, bool any_base) {
+  const std::string &path = file.path(), type = file.string("general.type", ""), found = file.string("adapter.type", "");
+  require(type == "adapter" && found == kind, path, ": no adapter of type '", kind, "' (general.type '", type, "', adapter.type '", found, "')");
   const std::string &architecture = file.string("general.architecture"), &expected = model.architecture();
   require(architecture == expected, path, ": an adapter for architecture '", architecture, "', the base is '", expected, "'");
   const std::string trained_on = file.string(fingerprint_key, base);
   require(trained_on == base || any_base, path, ": trained on another base model (fingerprint ", trained_on, ", this base has ", base, ")");
+}
+
+LoraSet load_adapter(Model& model, const Gguf& file, float scale, const std::string& base, bool any_base) {
+  require_adapter(file, "lora", model, base, any_base);
+  const std::string& path = file.path();
   const auto alpha = float(file.real("adapter.lora.alpha"));
   require(std::isfinite(alpha) && std::isfinite(scale), path, ": alpha ", alpha, ", scale ", scale);
 
@@ -93,13 +106,12 @@ LoraSet load_adapter(Model& model, const Gguf& file, float scale, const std::str
   model.each_linear([&](const std::string& name, Linear& linear) { linears[name] = &linear; });
   std::map<std::string, std::pair<Tensor, Tensor>> pairs;
   for (const Gguf::Entry& e : file.tensors()) {
-    if (e.name.ends_with("_norm.weight")) continue;
+    if (e.name.ends_with("_norm.weight") || e.name.starts_with(head_prefix)) continue;
     const bool is_a = e.name.ends_with(suffix_a);
     require(is_a || e.name.ends_with(suffix_b), path, ": tensor '", e.name, "' is no factor of a LoRA pair (…", suffix_a, ", …", suffix_b, ")");
     const std::string layer = e.name.substr(0, e.name.size() - std::string_view(suffix_a).size());
     require(layer != "token_embd", path, ": tensor '", e.name, "': adapters of the token embedding are not supported");
-    require(linears.contains(layer), path, ": tensor '", e.name, "': the base has no linear layer '", layer, "'",
-            layer == "output" ? " (its output is tied to the embedding)" : "");
+    require(linears.contains(layer), path, ": tensor '", e.name, "': the base has no linear layer '", layer, "'");
     const DType dtype = e.tensor.dtype();
     require(is_float(dtype) || dtype == DType::Q8_0, path, ": tensor '", e.name, "' is ", dtype, ", expected F32, F16, BF16 or Q8_0");
     (is_a ? pairs[layer].first : pairs[layer].second) = e.tensor;
@@ -125,12 +137,8 @@ LoraSet load_adapter(Model& model, const Gguf& file, float scale, const std::str
 
 Gguf adapter_file(const LoraSet& set, const std::string& architecture, const std::string& base, DType type) {
   require(type == DType::F32 || type == DType::F16, "adapter: factors are stored as F32 or F16, not ", type);
-  Gguf file;
-  file.set("general.type", std::string("adapter"));
-  file.set("general.architecture", architecture);
-  file.set("adapter.type", std::string("lora"));
+  Gguf file = new_adapter("lora", architecture, base);
   file.set("adapter.lora.alpha", set.alpha);
-  file.set(fingerprint_key, base);
   if (set.fusion) write_fusion(file, *set.fusion);
   for (const auto& [name, factor, decay] : trained_factors(set)) file.add(name, type == DType::F32 ? factor : pack(factor, type));
   return file;
@@ -160,18 +168,27 @@ static Tensor converted(const std::string& name, const Tensor& x, DType type) {
 
 Gguf merged_model(const Gguf& base, Model& model, std::optional<DType> type) {
   std::map<std::string, Linear*> linears;
-  model.each_linear([&](const std::string& name, Linear& linear) { linears[name + ".weight"] = &linear; });
+  model.each_linear([&](const std::string& name, Linear& linear) {
+    if (!linear.adapters.empty()) linears[name] = &linear;
+  });
   Gguf file = with_metadata_of(base);
   if (type) set_file_type(file, *type);
+  const auto add = [&](const std::string& name, const Tensor& x, DType own) { file.add(name, converted(name, x, x.rank() < 2 ? own : type.value_or(own))); };
   for (const Gguf::Entry& e : base.tensors()) {
-    Tensor w = e.tensor;
-    if (const auto found = linears.find(e.name); found != linears.end())
-      for (const auto& adapter : found->second->adapters) {
-        const auto lora = std::dynamic_pointer_cast<const Lora>(adapter);
-        require(bool(lora), "merge: the adapter on '", e.name, "' is no LoRA");
-        w = merged(w, *lora);
-      }
-    file.add(e.name, converted(e.name, w, w.rank() < 2 ? e.tensor.dtype() : type.value_or(e.tensor.dtype())));
+    const bool bias = e.name.ends_with(".bias");
+    const std::string layer = e.name.substr(0, std::min(e.name.rfind('.'), e.name.size()));
+    const auto found = linears.find(layer);
+    if (found == linears.end()) {
+      add(e.name, e.tensor, e.tensor.dtype());
+      continue;
+    }
+    const Linear& linear = *found->second;
+    const Affine m = merged(layer, linear.weight, linear.bias, linear.adapters);
+    add(e.name, bias ? m.b : m.w, e.tensor.dtype());
+  }
+  if (linears.contains("output") && !base.find_tensor("output.weight")) {      // tied so far: now it is a matrix of its own
+    const Tensor embedding = base.tensor("token_embd.weight");
+    add("output.weight", merged("output", embedding, {}, linears.at("output")->adapters).w, embedding.dtype());
   }
   return file;
 }

@@ -7,6 +7,9 @@
 //
 //   y' = y + s B (A x),   s = user scale · α/r, or the user scale alone where α = 0
 //
+// An output matrix that is tied to the embedding is adapted under the name `output.weight`, too. llama.cpp, to which it is
+// `token_embd.weight` then, refuses such a file.
+//
 // Rank-stabilised LoRA (s = α/√r) has no key of its own: such adapters store α √r.
 #pragma once
 #include <optional>
@@ -38,6 +41,12 @@ struct LoraOptions {
 struct TargetLayer { std::string name; Linear* linear; };
 std::vector<TargetLayer> target_layers(Model& model, const std::vector<std::string>& targets, int64_t first_layer = 0, int64_t last_layer = -1);
 
+// The beginning of every adapter's file, and what every loader asks of it: throws an Error naming the file unless it is an adapter of that
+// kind ("lora", "ia3", …) for the architecture of `model` and the fingerprint `base` (any, if `any_base`).
+Gguf new_adapter(const std::string& kind, const std::string& architecture, const std::string& base);
+void require_adapter(const Gguf& file, const std::string& kind, const Model& model, const std::string& base, bool any_base);
+constexpr const char* head_prefix = "kvt.head.";       // tensors of a class head (engine/text_classes.h), which any kind of adapter may hold
+
 // Gives the targeted layers of `model` a fresh adapter each.
 LoraSet attach_lora(Model& model, const LoraOptions& options);
 // One adapter that does what both do on the same layers (the first may have none): ranks add up, scales are in B, α = 0.
@@ -52,8 +61,8 @@ LoraSet load_adapter(Model& model, const Gguf& file, float scale, const std::str
 // The file's contents; `type` F32 or F16. Write it with Gguf::write.
 Gguf adapter_file(const LoraSet& set, const std::string& architecture, const std::string& base, DType type);
 
-// The base with every LoRA adapter of `model` merged into its weights:  W + Σ s B A, each in its base's type, or all matrices
-// in `type`. Metadata is copied. Throws for a type that the engine only reads.
+// The base with every LoRA and IA3 adapter of `model` merged into its weights (models/adapt.h), each in its base's type, or all
+// matrices in `type`. Metadata is copied. Throws for a type that the engine only reads.
 Gguf merged_model(const Gguf& base, Model& model, std::optional<DType> type);
 
 // A model file with the metadata and the tensor order of `base` and the parameters of `model`: matrices in `type`, vectors in F32.

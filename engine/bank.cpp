@@ -29,11 +29,7 @@ std::vector<Domain> bank_domains(const Gguf& bank) {
 }
 
 static Gguf new_bank(const Gguf& like, const std::vector<Domain>& domains) {
-  Gguf file;
-  file.set("general.type", std::string("adapter"));
-  file.set("general.architecture", like.string("general.architecture"));
-  file.set("adapter.type", std::string("kvt-bank"));
-  file.set(fingerprint_key, like.string(fingerprint_key));
+  Gguf file = new_adapter("kvt-bank", like.string("general.architecture"), like.string(fingerprint_key));
   std::vector<std::string> names;
   std::vector<float> alphas;
   for (const Domain& d : domains) names.push_back(d.name), alphas.push_back(d.alpha);
@@ -75,12 +71,8 @@ Gguf bank_without(const Gguf& bank, const std::string& name) {
 
 // The tensors of one domain as the adapter that they were
 static Gguf adapter_of(const Gguf& bank, const Domain& domain) {
-  Gguf file;
-  file.set("general.type", std::string("adapter"));
-  file.set("general.architecture", bank.string("general.architecture"));
-  file.set("adapter.type", std::string("lora"));
+  Gguf file = new_adapter("lora", bank.string("general.architecture"), bank.string(fingerprint_key));
   file.set("adapter.lora.alpha", domain.alpha);
-  file.set(fingerprint_key, bank.string(fingerprint_key));
   const std::string prefix = domain.name + ":";
   for (const Gguf::Entry& e : bank.tensors())
     if (e.name.starts_with(prefix) && e.name != prefix + "center") file.add(e.name.substr(prefix.size()), e.tensor);

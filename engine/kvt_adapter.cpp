@@ -9,7 +9,7 @@
 
 namespace kvt {
 
-static constexpr const char *suffix_a = ".weight.kvt_a", *suffix_b = ".weight.kvt_b", *fingerprint_key = "kvt.base.fingerprint";
+static constexpr const char *suffix_a = ".weight.kvt_a", *suffix_b = ".weight.kvt_b";
 
 static KvtConfig with_levels(KvtConfig c, const std::vector<std::string>& levels, const std::string& source) {
   c.concept_level = c.sentence_level = c.word_level = false;
@@ -99,10 +99,10 @@ void fill_bank(const KvtSet& set, const std::vector<Tensor>& states) {
 }
 
 Tensor KvtTask::loss(std::span<const int64_t> indices, const Pass& pass) const {
-  if (!set_.extractor) return CausalTask::loss(indices, pass);
+  if (!set_.extractor) return task_->loss(indices, pass);
   if (!pass.random) {
     fill_bank(set_, states_);
-    return CausalTask::loss(indices, pass);
+    return task_->loss(indices, pass);
   }
   constexpr int64_t texts_at_once = 2;
   std::vector<int64_t> others;
@@ -117,16 +117,12 @@ Tensor KvtTask::loss(std::span<const int64_t> indices, const Pass& pass) const {
     gates.push_back(g);
   }
   set_.kvt->bank.tensor = set_.extractor->knowledge(concat(features, 0));
-  return CausalTask::loss(indices, pass) + scale(mean(concat(gates, 0)), mu_);
+  return task_->loss(indices, pass) + scale(mean(concat(gates, 0)), mu_);
 }
 
 Gguf kvt_file(const KvtSet& set, const std::string& architecture, const std::string& base, DType type) {
   require(type == DType::F32 || type == DType::F16, "kvt: adapters are stored as F32 or F16, not ", type);
-  Gguf file;
-  file.set("general.type", std::string("adapter"));
-  file.set("general.architecture", architecture);
-  file.set("adapter.type", std::string("kvt"));
-  file.set(fingerprint_key, base);
+  Gguf file = new_adapter("kvt", architecture, base);
   file.set("kvt.levels", join(set.kvt->config()));
   file.set("kvt.scale", set.layers.at(0).core->scale);
   if (set.fusion) write_fusion(file, *set.fusion);
@@ -143,12 +139,8 @@ Gguf kvt_file(const KvtSet& set, const std::string& architecture, const std::str
 }
 
 KvtSet load_kvt(CausalLm& model, const Gguf& file, float scale, const std::string& base, bool any_base) {
+  require_adapter(file, "kvt", model, base, any_base);
   const std::string& path = file.path();
-  require(file.string("general.type", "") == "adapter" && file.string("adapter.type", "") == "kvt", path, ": not a KVT adapter");
-  const std::string& architecture = file.string("general.architecture");
-  require(architecture == model.architecture(), path, ": an adapter for architecture '", architecture, "', the base is '", model.architecture(), "'");
-  const std::string trained_on = file.string(fingerprint_key, base);
-  require(trained_on == base || any_base, path, ": trained on another base model (fingerprint ", trained_on, ", this base has ", base, ")");
   const auto s = float(file.real("kvt.scale"));
   require(std::isfinite(s) && std::isfinite(scale), path, ": kvt.scale ", s, ", scale ", scale);
 

@@ -51,16 +51,20 @@ std::vector<Tensor> knowledge_states(const CausalLm& model, const Examples& data
 // Puts K of all `states` in the bank of `set`, with the extractor as for inference: the bank that is stored.
 void fill_bank(const KvtSet& set, const std::vector<Tensor>& states);
 
-// Next-token prediction with cores from knowledge that is extracted anew for each batch:  cross-entropy + μ‖G‖₁ / (T C).
+// A task with cores from knowledge that is extracted anew for each batch:  the task's loss + μ‖G‖₁ / (T C).
 // In training K is of some of the texts with sampled gates, never of one that is being learned; in validation of all.
-class KvtTask : public CausalTask {
+class KvtTask : public Task {
  public:
-  // `model` is the KvtLm of `set`, fused or not. `learns_texts`: example i of `data` is the text of states[i]. All must outlive the task.
-  KvtTask(const CausalLm& model, const KvtSet& set, const std::vector<Tensor>& states, const Examples& data, bool learns_texts, float mu)
-      : CausalTask(model, data), set_(set), states_(states), learns_texts_(learns_texts), mu_(mu) {}
+  // `task` is one of the KvtLm of `set`, fused or not. `learns_texts`: its example i is the text of states[i]. `set` and `states` must outlive it.
+  KvtTask(std::unique_ptr<const Task> task, const KvtSet& set, const std::vector<Tensor>& states, bool learns_texts, float mu)
+      : task_(std::move(task)), set_(set), states_(states), learns_texts_(learns_texts), mu_(mu) {}
+  int64_t size() const override { return task_->size(); }
+  Extent extent(std::span<const int64_t> indices) const override { return task_->extent(indices); }
+  BatchOrder order(int64_t batch, uint64_t seed) const override { return task_->order(batch, seed); }
   Tensor loss(std::span<const int64_t> indices, const Pass& pass) const override;
 
  private:
+  std::unique_ptr<const Task> task_;
   const KvtSet& set_;
   const std::vector<Tensor>& states_;
   bool learns_texts_;

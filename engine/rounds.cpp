@@ -128,10 +128,10 @@ class Rounds {
     if (options_.basis == Basis::gradient) ++state_.extractions;
 
     int64_t k = choose ? directions_holding(gradients, automatic_k_share) : state_.k;
-    const Factors before = factors();
+    const Snapshot before = snapshot();
     Step step = take(gradients, k);
     while (choose && step.eta > 0 && k > 1 && !cancelled()) {
-      const Factors whole = factors();
+      const Snapshot whole = snapshot();
       restore(before);
       const Step half = take(gradients, k / 2);
       if (half.loss > step.loss + 0.01 * (report.before - step.loss)) {
@@ -163,7 +163,9 @@ class Rounds {
     std::vector<LayerGradient> bases(layers_.size());
     parallel_for(int64_t(layers_.size()), 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const Linear& linear = *layers_[size_t(i)].linear;
+        const auto& [name, layer] = layers_[size_t(i)];
+        const Linear& linear = *layer;
+        require(bool(linear.weight) || options_.basis != Basis::weight, "kvt: '", name, "' is tied to the embedding: it has no directions of its own to start from");
         const int64_t out = linear.weight.shape[0], in = linear.weight.shape[1], n = std::min({k, out, in});
         Rng of_run(seed), rng(of_run.next() + uint64_t(i));
         Svd& svd = bases[size_t(i)].svd;
@@ -179,20 +181,26 @@ class Rounds {
     return options_.core == CoreForm::extracted ? search(gradients, k) : train_core(gradients, k);
   }
 
-  // The adapters' numbers, layer by layer; none before the first round. Adding columns makes new tensors: these stay as they are.
-  using Factors = std::vector<std::pair<Tensor, Tensor>>;
-  Factors factors() const {
-    Factors all;
-    for (const auto& layer : state_.set.layers) all.push_back({layer.lora->a, layer.lora->b});
-    return all;
+  // The adapters' numbers, layer by layer; none before the first round. Adding columns makes new tensors: these stay as they are. What is
+  // trained beside them changes where it lies, and is copied.
+  struct Snapshot {
+    std::vector<std::pair<Tensor, Tensor>> factors;
+    std::vector<Tensor> beside;
+  };
+  Snapshot snapshot() const {
+    Snapshot s;
+    for (const auto& layer : state_.set.layers) s.factors.push_back({layer.lora->a, layer.lora->b});
+    for (const Trained& t : options_.beside) s.beside.push_back(t.tensor.clone());
+    return s;
   }
 
-  void restore(const Factors& all) {
-    if (all.empty() && !state_.set.layers.empty()) {
+  void restore(const Snapshot& s) {
+    if (s.factors.empty() && !state_.set.layers.empty()) {
       for (const TargetLayer& layer : layers_) layer.linear->adapters.pop_back();
       state_.set.layers.clear();
     }
-    for (size_t i = 0; i < all.size(); ++i) std::tie(state_.set.layers[i].lora->a, state_.set.layers[i].lora->b) = all[i];
+    for (size_t i = 0; i < s.factors.size(); ++i) std::tie(state_.set.layers[i].lora->a, state_.set.layers[i].lora->b) = s.factors[i];
+    for (size_t i = 0; i < s.beside.size(); ++i) std::copy_n(s.beside[i].data(), s.beside[i].size(), options_.beside[i].tensor.data());
   }
 
   // k more rows of A [r, in], columns of B [out, r]
@@ -244,7 +252,7 @@ class Rounds {
 
   // A core between A and B, or A and B themselves, trained and then folded
   Step train_core(const std::vector<LayerGradient>& gradients, int64_t k) {
-    TrainedSet trained;
+    TrainedSet trained = options_.beside;
     std::vector<std::function<std::shared_ptr<const Lora>()>> folded;
     for (size_t i = 0; i < layers_.size(); ++i) {
       const Svd g = gradients[i].svd.leading(k);

@@ -35,7 +35,8 @@ struct RoundsOptions {
   int64_t rounds = 8;                // at most
   float eta = 1.f / 32;                 // where the first line search starts
   ExtractOptions extract;            // its k is ignored, its seed is that of the first round
-  TrainOptions train;                // spectral and dense: steps of all rounds together; also the size of validation batches
+  TrainOptions train;                // of trained cores: steps of all rounds together; also the size of validation batches
+  TrainedSet beside;                 // trained together with each round's core: a class head. The extracted core leaves it as it is
 };
 
 // k = 0: the first round extracts the leading 32 directions, takes the fewest that hold 90 % of the gradient's energy, and halves that

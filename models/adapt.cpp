@@ -36,6 +36,14 @@ std::shared_ptr<Lora> Core::folded() const {
   return std::make_shared<Lora>(a.clone(), kvt::scale(c.rank() == 1 ? b * c : matmul(b, c), scale), 1.f);
 }
 
+Tensor Rescale::factors(int64_t out) const {
+  const int64_t rest = out - l.dim(0);
+  const Tensor parts[] = {Tensor::filled({rest}, 1), l};
+  return rest > 0 ? concat(parts, 0) : l;
+}
+
+Tensor Rescale::operator()(const Tensor&, const Tensor& y) const { return side == Side::output ? y * factors(y.dim(-1)) : y; }
+
 // The step runs after those of all that uses y, when ∂L/∂y is complete.
 Tensor GradientTap::operator()(const Tensor& x, const Tensor& y) const {
   if (Tape* tape = Tape::current()) {
@@ -50,6 +58,26 @@ Tensor GradientTap::operator()(const Tensor& x, const Tensor& y) const {
 Tensor merged(const Tensor& w, const Lora& lora) {
   const Tape::Pause pause;
   return unpack(w) + scale(matmul(lora.b, lora.a), lora.scale);
+}
+
+Affine merged(const std::string& layer, const Tensor& w, const Tensor& b, const std::vector<std::shared_ptr<const Adapter>>& adapters) {
+  const Tape::Pause pause;
+  Affine m{unpack(w), b ? unpack(b) : b};
+  for (const auto& adapter : adapters)         // these are for W alone, so they come before all that is added to it
+    if (const auto* r = dynamic_cast<const Rescale*>(adapter.get()); r && r->side == Rescale::Side::input) m.w = m.w * r->l;
+  for (const auto& adapter : adapters) {
+    if (const auto* lora = dynamic_cast<const Lora*>(adapter.get())) {
+      m.w = merged(m.w, *lora);
+    } else if (const auto* r = dynamic_cast<const Rescale*>(adapter.get())) {
+      if (r->side == Rescale::Side::input) continue;
+      const Tensor rows = r->factors(m.w.dim(0));
+      m.w = permute(permute(m.w, {1, 0}) * rows, {1, 0});
+      if (m.b) m.b = m.b * rows;
+    } else {
+      fail("merge: the adapter on '", layer, "' is neither LoRA nor IA3");
+    }
+  }
+  return m;
 }
 
 }  // namespace kvt

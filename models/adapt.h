@@ -31,6 +31,19 @@ struct Core : Adapter {
   std::shared_ptr<Lora> folded() const;       // the same as a LoRA with scale 1:  A,  s B C
 };
 
+// IA3 (Liu et al. 2022): learned factors on what a layer gives, or on what it gets. They start at one: the start is the base model.
+//   output   y' = [y_1 … ; l ⊙ the last n numbers of y]         input   y' = W (l ⊙ x) + b
+struct Rescale : Adapter {
+  enum class Side { output, input };
+  Side side = Side::output;
+  Tensor l;                  // [n]; of the input n = in
+
+  Rescale(Side s, Tensor factors) : side(s), l(std::move(factors)) {}
+  Tensor input(const Tensor& x) const override { return side == Side::input ? x * l : x; }
+  Tensor operator()(const Tensor& x, const Tensor& y) const override;
+  Tensor factors(int64_t out) const;           // of all the output's numbers, [out]: ones, then l
+};
+
 // Looks on:  y' = y, and in backward hands x [.., in] and dy = ∂L/∂y [.., out] to `see`: all that ∂L/∂W = dyᵀ x is made of, for weights
 // of any type, which themselves want no gradient. Belongs behind all other adapters of its layer.
 struct GradientTap : Adapter {
@@ -42,5 +55,9 @@ struct GradientTap : Adapter {
 
 // W + s B A as F32, for any base type.
 Tensor merged(const Tensor& w, const Lora& lora);
+// W and b (or none) of a layer with its adapters merged in, as F32. Throws an Error, naming `layer`, for an adapter that is neither
+// LoRA nor IA3.
+struct Affine { Tensor w, b; };
+Affine merged(const std::string& layer, const Tensor& w, const Tensor& b, const std::vector<std::shared_ptr<const Adapter>>& adapters);
 
 }  // namespace kvt

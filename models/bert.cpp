@@ -35,15 +35,9 @@ Tensor Bert::hidden(std::span<const int32_t> ids, const std::vector<int32_t>& le
 
 Tensor Bert::pooled(const Tensor& hidden, const std::vector<int32_t>& lengths) const {
   require(config_.pooling != BertConfig::Pooling::none, "bert: the file names no pooling of token states to a text's vector");
-  const int64_t B = hidden.dim(0), T = hidden.dim(1), C = hidden.dim(2);
-  const Tensor share = Tensor::zeros({B, 1, T});           // of each token in its text's vector
-  for (int64_t b = 0; b < B; ++b) {
-    const int64_t n = config_.pooling == BertConfig::Pooling::mean ? lengths.at(size_t(b)) : 1;
-    require(n >= 1 && n <= T, "bert: a text of ", n, " tokens in rows of ", T);
-    std::fill_n(share.data() + b * T, n, 1 / float(n));
-  }
+  const Tensor v = kvt::pooled(hidden, lengths, config_.pooling == BertConfig::Pooling::mean ? kvt::Pooling::mean : kvt::Pooling::first);
   // v / √(mean v² + eps) / √C = v / |v|
-  return rms_norm(matmul(share, hidden).view({B, C}), Tensor::filled({C}, 1 / std::sqrt(float(C))), 1e-24f);
+  return rms_norm(v, Tensor::filled({v.dim(1)}, 1 / std::sqrt(float(v.dim(1)))), 1e-24f);
 }
 
 }  // namespace kvt

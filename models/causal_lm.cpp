@@ -18,4 +18,13 @@ Tensor CausalLm::through_blocks(Tensor x, const Forward& options, const Block& b
   return first == layers() ? twins(x, x) : x;
 }
 
+Tensor CausalLm::scores(const Linear& output, const Embedding& embedding, const Tensor& hidden) const {
+  return output.with(config().tied_output ? embedding.weight : output.weight, hidden);
+}
+
+Tensor CausalLm::scored_loss(const Linear& output, const Embedding& embedding, const Tensor& hidden, std::span<const int32_t> targets) const {
+  if (!output.adapters.empty()) return CausalLm::loss(hidden, targets);
+  return linear_cross_entropy(hidden, config().tied_output ? embedding.weight : output.weight, targets);
+}
+
 }  // namespace kvt

@@ -37,6 +37,9 @@ class CausalLm : public Model {
   }
 
  protected:
+  // logits() and loss() by an output layer whose matrix is the embedding's where it is tied.
+  Tensor scores(const Linear& output, const Embedding& embedding, const Tensor& hidden) const;
+  Tensor scored_loss(const Linear& output, const Embedding& embedding, const Tensor& hidden, std::span<const int32_t> targets) const;
   // x [B, T, C] through all blocks, as `options` say; block(i, x) is the i-th.
   using Block = std::function<Tensor(int64_t i, const Tensor& x)>;
   Tensor through_blocks(Tensor x, const Forward& options, const Block& block) const;

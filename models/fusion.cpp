@@ -9,6 +9,24 @@ float Fusion::weight() const {
   return form == Form::residual ? value / (1 + value) : 1 + value;
 }
 
+TwinScores twin_scores(const std::function<Tensor()>& scores) {
+  TwinScores z;
+  {
+    AdapterPass pass = AdapterPass::current();
+    pass.rows = AdapterPass::Rows::base;
+    const AdapterPass::Scope scope(pass);
+    const Tape::Pause frozen;
+    z.base = scores();
+  }
+  z.adapted = scores();
+  return z;
+}
+
+Tensor fused_scores(const Fusion& fusion, const std::function<Tensor()>& scores) {
+  const TwinScores z = twin_scores(scores);
+  return z.base + scale(z.adapted - z.base, fusion.weight());
+}
+
 // "blk.3.attn_q" → 3; behind the last block for what is in none
 static int64_t block_of(const std::string& layer, int64_t layers) { return layer.starts_with("blk.") ? std::stoll(layer.substr(4)) : layers; }
 

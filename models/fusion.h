@@ -21,6 +21,12 @@ struct Fusion {
   float weight() const;
 };
 
+// Scores that a model computes without its adapters (but for those of_base) and, in a second pass, with them: for models that have no Fused
+// of their own. The base's side is not recorded for backward.
+struct TwinScores { Tensor base, adapted; };
+TwinScores twin_scores(const std::function<Tensor()>& scores);
+Tensor fused_scores(const Fusion& fusion, const std::function<Tensor()>& scores);
+
 // A model whose scores are fused with those of its base: of the same model without its adapters, but for those `of_base`.
 // Adapters have to be attached before. Its hidden states are for its own logits() and loss() alone.
 class Fused : public CausalLm {

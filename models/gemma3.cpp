@@ -27,9 +27,8 @@ Tensor Gemma3Block::operator()(const Tensor& x, std::span<const int32_t> positio
 }
 
 Gemma3::Gemma3(const Gemma3Config& config, const std::map<std::string, Tensor>& tensors, const std::string& source)
-    : token_embd(config.vocabulary, config.channels), output_norm(config.channels, config.rms_eps), config_(config) {
+    : token_embd(config.vocabulary, config.channels), output_norm(config.channels, config.rms_eps), output(config.channels, config.vocabulary), config_(config) {
   for (int64_t i = 0; i < config.layers; ++i) blk.emplace_back(config, i);
-  if (!config.tied_output) output = Linear(config.channels, config.vocabulary);
   load_parameters(*this, tensors, source);
 }
 
@@ -42,11 +41,8 @@ Tensor Gemma3::hidden(std::span<const int32_t> ids, int64_t B, int64_t T, const 
   return output_norm(through_blocks(x, options, [this, positions, cache = options.cache](int64_t i, const Tensor& h) { return blk[size_t(i)](h, positions, cache, i); }));
 }
 
-Tensor Gemma3::logits(const Tensor& hidden) const { return config_.tied_output ? linear(hidden, token_embd.weight) : output(hidden); }
+Tensor Gemma3::logits(const Tensor& hidden) const { return scores(output, token_embd, hidden); }
 
-Tensor Gemma3::loss(const Tensor& hidden, std::span<const int32_t> targets) const {
-  if (!config_.tied_output && !output.adapters.empty()) return CausalLm::loss(hidden, targets);
-  return linear_cross_entropy(hidden, config_.tied_output ? token_embd.weight : output.weight, targets);
-}
+Tensor Gemma3::loss(const Tensor& hidden, std::span<const int32_t> targets) const { return scored_loss(output, token_embd, hidden, targets); }
 
 }  // namespace kvt

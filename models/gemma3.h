@@ -39,7 +39,7 @@ class Gemma3 : public CausalLm {
   Embedding token_embd;
   std::vector<Gemma3Block> blk;
   RmsNorm output_norm;
-  Linear output;                  // without weights when the config ties it to the embedding
+  Linear output;                  // without weights of its own when the config ties it to the embedding
 
   Gemma3(const Gemma3Config& config, const std::map<std::string, Tensor>& tensors, const std::string& source);
   template <class F> void fields(F&& f) {
@@ -52,7 +52,10 @@ class Gemma3 : public CausalLm {
   Tensor logits(const Tensor& hidden) const override;
   Tensor loss(const Tensor& hidden, std::span<const int32_t> targets) const override;
   void each_parameter(const std::function<void(const std::string&, Parameter&)>& f) override { each<Parameter>(*this, f); }
-  void each_linear(const std::function<void(const std::string&, Linear&)>& f) override { each<Linear>(*this, f); }
+  void each_linear(const std::function<void(const std::string&, Linear&)>& f) override {
+    each<Linear>(*this, f);
+    if (config_.tied_output) f("output", output);
+  }
 
  private:
   Gemma3Config config_;

@@ -22,9 +22,8 @@ Tensor Gpt2Block::operator()(const Tensor& x, KvCache* cache, int64_t layer) con
 
 Gpt2::Gpt2(const Gpt2Config& config, const std::map<std::string, Tensor>& tensors, const std::string& source)
     : token_embd(config.vocabulary, config.channels), position_embd(config.context, config.channels),
-      output_norm(config.channels, config.norm_eps), config_(config) {
+      output_norm(config.channels, config.norm_eps), output(config.channels, config.vocabulary), config_(config) {
   for (int64_t i = 0; i < config.layers; ++i) blk.emplace_back(config);
-  if (!config.tied_output) output = Linear(config.channels, config.vocabulary);
   load_parameters(*this, tensors, source);
 }
 
@@ -39,11 +38,8 @@ Tensor Gpt2::hidden(std::span<const int32_t> ids, int64_t B, int64_t T, const Fo
   return output_norm(through_blocks(x, options, [this, cache = options.cache](int64_t i, const Tensor& h) { return blk[size_t(i)](h, cache, i); }));
 }
 
-Tensor Gpt2::logits(const Tensor& hidden) const { return config_.tied_output ? linear(hidden, token_embd.weight) : output(hidden); }
+Tensor Gpt2::logits(const Tensor& hidden) const { return scores(output, token_embd, hidden); }
 
-Tensor Gpt2::loss(const Tensor& hidden, std::span<const int32_t> targets) const {
-  if (!config_.tied_output && !output.adapters.empty()) return CausalLm::loss(hidden, targets);
-  return linear_cross_entropy(hidden, config_.tied_output ? token_embd.weight : output.weight, targets);
-}
+Tensor Gpt2::loss(const Tensor& hidden, std::span<const int32_t> targets) const { return scored_loss(output, token_embd, hidden, targets); }
 
 }  // namespace kvt

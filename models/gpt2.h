@@ -33,7 +33,7 @@ class Gpt2 : public CausalLm {
   Embedding token_embd, position_embd;
   std::vector<Gpt2Block> blk;
   LayerNorm output_norm;
-  Linear output;                  // without weights when the config ties it to the embedding
+  Linear output;                  // without weights of its own when the config ties it to the embedding
 
   Gpt2(const Gpt2Config& config, const std::map<std::string, Tensor>& tensors, const std::string& source);
   template <class F> void fields(F&& f) {
@@ -46,7 +46,10 @@ class Gpt2 : public CausalLm {
   Tensor logits(const Tensor& hidden) const override;
   Tensor loss(const Tensor& hidden, std::span<const int32_t> targets) const override;
   void each_parameter(const std::function<void(const std::string&, Parameter&)>& f) override { each<Parameter>(*this, f); }
-  void each_linear(const std::function<void(const std::string&, Linear&)>& f) override { each<Linear>(*this, f); }
+  void each_linear(const std::function<void(const std::string&, Linear&)>& f) override {
+    each<Linear>(*this, f);
+    if (config_.tied_output) f("output", output);
+  }
 
  private:
   Gpt2Config config_;

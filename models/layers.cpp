@@ -9,9 +9,18 @@ Linear::Linear(int64_t in, int64_t out, bool has_bias) : weight(Shape{out, in}) 
   if (has_bias) bias = Parameter(Shape{out});
 }
 
-Tensor Linear::operator()(const Tensor& x) const {
-  Tensor y = linear(x, weight, bias);
+Tensor Linear::with(const Tensor& w, const Tensor& x) const {
   const AdapterPass::Rows rows = AdapterPass::current().rows;
+  Tensor in = x;
+  for (const auto& adapter : adapters) {
+    if (rows == AdapterPass::Rows::adapted || adapter->of_base) {
+      in = adapter->input(in);
+    } else if (rows == AdapterPass::Rows::twins) {
+      const Tensor part = adapted_rows(in), changed = adapter->input(part);
+      if (!changed.same(part)) in = twins(base_rows(in), changed);
+    }
+  }
+  Tensor y = linear(in, w, bias);
   for (const auto& adapter : adapters) {
     if (rows == AdapterPass::Rows::adapted || adapter->of_base) {
       y = (*adapter)(x, y);
@@ -24,6 +33,20 @@ Tensor Linear::operator()(const Tensor& x) const {
     }
   }
   return y;
+}
+
+Tensor pooled(const Tensor& states, const std::vector<int32_t>& lengths, Pooling pooling) {
+  const int64_t B = states.dim(0), T = states.dim(1);
+  require(int64_t(lengths.size()) == B, "pooled: ", lengths.size(), " lengths for states ", states.shape());
+  const Tensor share = Tensor::zeros({B, 1, T});           // of each state in its text's vector
+  for (int64_t b = 0; b < B; ++b) {
+    const int64_t n = lengths[size_t(b)];
+    require(n >= 1 && n <= T, "pooled: a text of ", n, " tokens in rows of ", T);
+    float* row = share.data() + b * T;
+    if (pooling == Pooling::mean) std::fill_n(row, n, 1 / float(n));
+    else row[pooling == Pooling::last ? n - 1 : 0] = 1;
+  }
+  return matmul(share, states).view({B, states.dim(2)});
 }
 
 static thread_local AdapterPass current_pass;

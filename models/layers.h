@@ -8,10 +8,11 @@
 
 namespace kvt {
 
-// What an adaptation method adds to one linear layer: y' = adapter(x, y) with y = W x + b (methods: models/adapt.h).
+// What an adaptation method changes in one linear layer: y' = adapter(x, y) with y = W input(x) + b (methods: models/adapt.h).
 struct Adapter {
   bool of_base = false;        // with fusion, the base has it as well as the adapted model
   virtual ~Adapter() = default;
+  virtual Tensor input(const Tensor& x) const { return x; }      // for W alone: all adapters see the layer's own x
   virtual Tensor operator()(const Tensor& x, const Tensor& y) const = 0;
 };
 
@@ -43,14 +44,15 @@ inline Tensor base_rows(const Tensor& x) { return slice(x, 0, 0, x.dim(0) / 2); 
 inline Tensor adapted_rows(const Tensor& x) { return slice(x, 0, x.dim(0) / 2, x.dim(0)); }
 Tensor twins(const Tensor& base, const Tensor& adapted);       // both, along the first axis
 
-// y = W x + b, then each adapter in turn.   W [out, in], b [out] or none
+// y = W x + b, with each adapter in turn.   W [out, in], b [out] or none
 struct Linear {
   Parameter weight, bias;
   std::vector<std::shared_ptr<const Adapter>> adapters;
 
   Linear() = default;
   Linear(int64_t in, int64_t out, bool has_bias = false);
-  Tensor operator()(const Tensor& x) const;
+  Tensor operator()(const Tensor& x) const { return with(weight, x); }
+  Tensor with(const Tensor& w, const Tensor& x) const;           // another matrix in W's place: an output layer's may be the embedding's
   template <class F> void fields(F&& f) { f("weight", weight); if (bias.shape.rank() > 0) f("bias", bias); }
 };
 
@@ -75,6 +77,10 @@ struct LayerNorm {
   Tensor operator()(const Tensor& x) const { return layer_norm(x, weight, bias, eps); }
   template <class F> void fields(F&& f) { f("weight", weight); f("bias", bias); }
 };
+
+// One vector for each text, [B, C], from its states [B, T, C], of which the first lengths[b] count: their mean, the first, or the last.
+enum class Pooling { mean, first, last };
+Tensor pooled(const Tensor& states, const std::vector<int32_t>& lengths, Pooling pooling);
 
 // The rows of W [V, C] that ids name.
 struct Embedding {

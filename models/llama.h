@@ -32,7 +32,7 @@ class Llama : public CausalLm {
   Embedding token_embd;
   std::vector<LlamaBlock> blk;
   RmsNorm output_norm;
-  Linear output;                  // without weights when the config ties it to the embedding
+  Linear output;                  // without weights of its own when the config ties it to the embedding
 
   // Weights come from `tensors` under their GGUF names; `source` stands in errors.
   Llama(const LlamaConfig& config, const std::map<std::string, Tensor>& tensors, const std::string& source);
@@ -46,7 +46,10 @@ class Llama : public CausalLm {
   Tensor logits(const Tensor& hidden) const override;
   Tensor loss(const Tensor& hidden, std::span<const int32_t> targets) const override;
   void each_parameter(const std::function<void(const std::string&, Parameter&)>& f) override { each<Parameter>(*this, f); }
-  void each_linear(const std::function<void(const std::string&, Linear&)>& f) override { each<Linear>(*this, f); }
+  void each_linear(const std::function<void(const std::string&, Linear&)>& f) override {
+    each<Linear>(*this, f);
+    if (config_.tied_output) f("output", output);
+  }
 
  private:
   LlamaConfig config_;

@@ -34,7 +34,7 @@ class Phi3 : public CausalLm {
   Embedding token_embd;
   std::vector<Phi3Block> blk;
   RmsNorm output_norm;
-  Linear output;                  // without weights when the config ties it to the embedding
+  Linear output;                  // without weights of its own when the config ties it to the embedding
 
   Phi3(const Phi3Config& config, const std::map<std::string, Tensor>& tensors, const std::string& source);
   template <class F> void fields(F&& f) {
@@ -47,7 +47,10 @@ class Phi3 : public CausalLm {
   Tensor logits(const Tensor& hidden) const override;
   Tensor loss(const Tensor& hidden, std::span<const int32_t> targets) const override;
   void each_parameter(const std::function<void(const std::string&, Parameter&)>& f) override { each<Parameter>(*this, f); }
-  void each_linear(const std::function<void(const std::string&, Linear&)>& f) override { each<Linear>(*this, f); }
+  void each_linear(const std::function<void(const std::string&, Linear&)>& f) override {
+    each<Linear>(*this, f);
+    if (config_.tied_output) f("output", output);
+  }
 
  private:
   Phi3Config config_;

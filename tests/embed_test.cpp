@@ -134,7 +134,7 @@ TEST_CASE("a small ViT learns to tell stripes from their turned selves") {
   TrainState state;
   train(task, all_weights(model), options, nullptr, state, {});
   const Accuracy a = accuracy(model, images, n, 50, {});
-  CHECK(a.images == 128);
+  CHECK(a.examples == 128);
   CHECK(a.top5 == 128);
   CHECK(a.top1 >= 120);
   CHECK(a.by_class.macro_f1() == doctest::Approx(double(a.top1) / 128).epsilon(0.01));      // two classes of equal size
@@ -190,7 +190,7 @@ TEST_CASE("the real ViT for MNIST: golden scores of 16 images, from safetensors 
   // The first 500 here; all 10000 by kvt eval.
   images.labels.resize(500);
   const Accuracy a = accuracy(*model, images, n, 100, {});
-  CHECK(a.images == 500);
+  CHECK(a.examples == 500);
   CHECK(a.top1 >= 470);
 }
 

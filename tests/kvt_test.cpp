@@ -298,7 +298,8 @@ TEST_CASE("training generated cores from extracted knowledge; the file holds all
       CHECK(bool(set.extractor) == (extractor && !levels.empty()));
       const auto lm = std::make_shared<KvtLm>(model, set.kvt);
       const Fused fused(lm, {Fusion::Form::residual, 0.7f});
-      const KvtTask task(fused, set, states, data, true, 1e-3f), validation(fused, set, states, held_out, false, 1e-3f);
+      const KvtTask task(std::make_unique<CausalTask>(fused, data), set, states, true, 1e-3f),
+          validation(std::make_unique<CausalTask>(fused, held_out), set, states, false, 1e-3f);
       const double before = evaluate(validation, 4);
       CHECK(before == doctest::Approx(evaluate(*load_model(base), held_out, 4)).epsilon(1e-5));        // it starts as the base
       TrainOptions train_options;
@@ -340,7 +341,7 @@ TEST_CASE("KVT files that do not fit are refused with names, and change nothing"
     } catch (const Error& e) { return e.what(); }
     return "accepted";
   };
-  CHECK(message([](Gguf& f) { f.set("adapter.type", std::string("lora")); }) == ": not a KVT adapter");
+  CHECK(message([](Gguf& f) { f.set("adapter.type", std::string("lora")); }) == ": no adapter of type 'kvt' (general.type 'adapter', adapter.type 'lora')");
   CHECK(message([](Gguf& f) { f.set("general.architecture", std::string("gpt2")); }) == ": an adapter for architecture 'gpt2', the base is 'llama'");
   CHECK(message([](Gguf& f) { f.set("kvt.base.fingerprint", std::string("0123")); }).find("trained on another base model") != std::string::npos);
   CHECK(message([](Gguf& f) { f.set("kvt.levels", std::string("concept,letter")); }) == ": no level is called 'letter'; there are: concept sentence word");

@@ -1,152 +1,58 @@
-// kvt adapt: adapts a model to text or to prompt–completion pairs: by KVT's rounds, by a LoRA adapter, or in all weights.
+// kvt adapt: adapts a model to texts, prompt–completion pairs or labelled texts: by KVT's rounds, by adapters, by a head, or in all weights.
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <tuple>
 
-#include "engine/adapter.h"
 #include "engine/atomic_file.h"
 #include "engine/checkpoint.h"
-#include "engine/fingerprint.h"
-#include "engine/fusion.h"
 #include "tools/adapt.h"
 #include "tools/commands.h"
-#include "tools/common.h"
-#include "tools/training_data.h"
-#include "tools/training_report.h"
 
 namespace kvt {
 
 using nlohmann::json;
 
-BlockRange parse_blocks(const std::string& text) {
-  if (text.empty()) return {0, -1};
-  int64_t first = 0, last = 0;
-  char rest = 0;
-  const int n = std::sscanf(text.c_str(), "%ld-%ld%c", &first, &last, &rest);
-  require(n == 1 || n == 2, "--layers: expected FIRST-LAST, got '", text, "'");
-  return {first, n == 2 ? last : first};
-}
-
-// λ or γ by the loss of the fused scores on the validation data.
-static Fusion choose_fusion(Report& report, const AdaptOptions& o, const std::shared_ptr<CausalLm>& model, const Examples& validation) {
-  const std::vector<FusionLoss> losses = fusion_losses(model, validation, o.train.batch, fusion_grid(), interrupted);
-  if (losses.empty()) throw Interrupted();
-  json tried = json::array();
-  std::string line = "fusion     ";
-  for (const auto& [fusion, loss] : losses) {
-    char text[64];
-    std::snprintf(text, sizeof text, " %s: %.4f", describe(fusion).c_str(), loss);
-    line += text;
-    tried.push_back({{fusion.form == Fusion::Form::residual ? "lambda" : "gamma", fusion.value}, {"loss", loss}});
-  }
-  const FusionLoss best = best_fusion(losses);
-  report.line(line);
-  report.line("fusion      " + describe(best.fusion) + " is best");
-  report.event({{"event", "fusion"}, {"tried", tried}, {"best", describe(best.fusion)}, {"loss", best.loss}});
-  return best.fusion;
-}
-
-void store_fusion(Report& report, const AdaptOptions& o, const std::shared_ptr<CausalLm>& model, const Examples* validation, Gguf& adapter) {
-  if (o.fuse == "auto") write_fusion(adapter, choose_fusion(report, o, model, *validation));
+void store_fusion(Report& report, const AdaptOptions& o, const Goal& goal, const std::shared_ptr<CausalLm>& made, Gguf& adapter) {
+  if (o.fuse == "auto") write_fusion(adapter, best_fusion(report, goal.fusion_losses(made, o.train.batch)));
   else if (!o.fuse.empty() && o.fuse != "none") write_fusion(adapter, {Fusion::Form::residual, std::stof(o.fuse)});
-}
-
-std::map<std::string, std::string> identity(const AdaptOptions& o, const Examples& data, const Examples* validation) {
-  auto options = o.train.describe();
-  options["method"] = o.method;
-  options["data"] = hex(data.fingerprint());
-  options["validation"] = validation ? hex(validation->fingerprint()) : "none";
-  options["length"] = std::to_string(o.length);
-  if (o.method != "full") {
-    std::string targets;
-    for (const std::string& t : o.targets) targets += (targets.empty() ? "" : ",") + t;
-    options["targets"] = targets;
-    options["layers"] = o.layers.empty() ? "all" : o.layers;
-  }
-  if (o.method.starts_with("lora")) {
-    options["rank"] = std::to_string(o.rank);
-    options["alpha"] = std::to_string(o.alpha);
-  } else if (o.method == "kvt-generated") {
-    std::string levels;
-    for (const std::string& level : o.levels) levels += (levels.empty() ? "" : ",") + level;
-    options["levels"] = levels;
-    options["knowledge"] = std::to_string(o.size) + " " + std::to_string(o.vectors) + " " + std::to_string(o.knowledge_layer) + " " + std::to_string(o.texts) +
-                           (o.no_extractor ? " trained" : " extracted");
-    options["mu"] = std::to_string(o.mu);
-    options["fuse"] = o.fuse;
-  } else if (o.method == "kvt") {
-    options["core"] = o.core;
-    options["k"] = o.k;
-    options["eta"] = std::to_string(o.eta);
-  }
-  if (in_rounds(o)) {
-    options["init"] = o.init;
-    options["rounds"] = std::to_string(o.rounds);
-  }
-  std::string adapters;
-  for (const std::string& adapter : o.model.adapters) {
-    const auto [path, scale] = split_scale(adapter);
-    const Storage bytes = Storage::map_file(path);
-    Hash64 hash;
-    hash.add(bytes.data(), bytes.size());
-    adapters += (adapters.empty() ? "" : ",") + hex(hash.value()) + ":" + std::to_string(scale);
-  }
-  options["adapters"] = adapters.empty() ? "none" : adapters;
-  return options;
 }
 
 namespace {
 
-Method set_up(const AdaptOptions& o, LoadedModel& m, const std::string& base, const Examples& data) {
-  if (o.method == "kvt-generated") return set_up_generated(o, m, base, data);
-  const auto task = [&m](const Examples& examples, bool) { return std::make_unique<CausalTask>(*m.model, examples); };
-  if (o.method == "full") {
-    require(o.model.adapters.empty(), "adapt: --method full trains the base's own weights; merge adapters into it first (kvt merge)");
-    const DType type = find_dtype(o.out_type.c_str())->type;
-    return {all_weights(*m.model), [&m, type] { return model_file(m.gguf, *m.model, type); }, unowned(*m.model), task};
-  }
-  LoraOptions lora;
-  lora.rank = o.rank;
-  lora.alpha = o.alpha;
-  lora.targets = o.targets;
-  lora.seed = o.train.seed;
-  std::tie(lora.first_layer, lora.last_layer) = parse_blocks(o.layers);
-  const LoraSet set = attach_lora(*m.model, lora);
-  const DType type = o.out_type == "F16" ? DType::F16 : DType::F32;
-  return {trained_factors(set), [&m, set, base, type] { return adapter_file(set, m.model->config().architecture, base, type); }, unowned(*m.model), task};
-}
-
-void print_plan(Report& report, const AdaptOptions& o, const LoadedModel& m, const Method& method, const Examples& data, const Examples* validation,
-                const std::string& base) {
-  int64_t trained = 0, weights = 0, weight_bytes = 0;
-  int64_t adapted = 0;
+void print_plan(Report& report, const AdaptOptions& o, const Goal& goal, const Method& method) {
+  int64_t trained = 0, weights = 0, weight_bytes = 0, adapted = 0;
   for (const Trained& t : method.trained) {
     trained += t.tensor.size();
     if (t.name.ends_with(".lora_b") || t.name.ends_with(".kvt_b")) adapted += t.tensor.dim(0);
   }
-  for (const Gguf::Entry& e : m.gguf.tensors()) {
+  for (const Gguf::Entry& e : goal.gguf.tensors()) {
     weights += e.tensor.size();
     weight_bytes += e.tensor.bytes();
   }
-  const int64_t steps = train_steps(o.train, data);
-  const int64_t memory = training_bytes(m.model->config(), trained, adapted, o.train, o.length, validation != nullptr) + weight_bytes;
+  const int64_t steps = train_steps(o.train, method.task->size());
   char percent[32];
   std::snprintf(percent, sizeof percent, "%.2f %%", 100 * double(trained) / double(weights));
-  report.line("base        " + o.model.model + ": " + m.model->config().architecture + ", " + in_thousands(weights) + " weights, fingerprint " + base);
-  report.line("method      " + o.method + (o.method == "lora" ? ", rank " + std::to_string(o.rank) + ", " + std::to_string(method.trained.size() / 2) + " layers" : "") +
+  report.line("base        " + o.model.model + ": " + goal.model().architecture() + ", " + in_thousands(weights) + " weights, fingerprint " + goal.base);
+  report.line("method      " + o.method + (is_lora(o) ? ", rank " + std::to_string(o.rank) + ", " + std::to_string(method.trained.size() / 2) + " layers" : "") +
               ": " + in_thousands(trained) + " trained numbers (" + percent + ")");
-  report.line("data        " + std::to_string(data.size()) + " examples of at most " + std::to_string(o.length) + " tokens, " + in_thousands(data.learned()) +
-              " labels" + (validation ? "; validation " + std::to_string(validation->size()) + " examples, " + in_thousands(validation->learned()) + " labels" : ""));
-  if (data.truncated() > 0)
-    report.line("warning     " + std::to_string(data.truncated()) + " pairs are longer than " + std::to_string(o.length) + " tokens and were cut; " +
-                std::to_string(data.dropped()) + " of them had nothing left to learn");
+  goal.print(report);
   report.line("training    " + std::to_string(steps) + " steps of " + std::to_string(o.train.batch * o.train.accumulate) + " examples");
-  report.line("memory      about " + megabytes(memory) + " (weights " + megabytes(weight_bytes) + ")" + (o.train.recompute ? ", recomputing activations" : ""));
-  report.event({{"event", "plan"}, {"base", base}, {"method", o.method}, {"trained", trained}, {"weights", weights}, {"examples", data.size()},
-                {"labels", data.learned()}, {"truncated", data.truncated()}, {"dropped", data.dropped()},
-                {"validation_labels", validation ? validation->learned() : 0}, {"steps", steps}, {"memory_estimate", memory}});
+  json plan = goal.plan();
+  plan.update({{"event", "plan"}, {"base", goal.base}, {"method", o.method}, {"trained", trained}, {"weights", weights}, {"steps", steps}});
+  if (const CausalLm* lm = goal.language_model()) {
+    const int64_t memory = training_bytes(lm->config(), trained, adapted, o.train, o.length, goal.has_validation()) + weight_bytes;
+    report.line("memory      about " + megabytes(memory) + " (weights " + megabytes(weight_bytes) + ")" + (o.train.recompute ? ", recomputing activations" : ""));
+    plan["memory_estimate"] = memory;
+  }
+  report.event(plan);
+}
+
+double default_rate(const AdaptOptions& o) {
+  if (o.method == "full") return 2e-5;
+  if (o.method == "probe" && o.task == "classify") return 1e-2;
+  if (o.method == "ia3" || (o.method == "kvt" && o.core == "spectral")) return 3e-3;
+  return is_lora(o) || o.method == "probe" ? 3e-4 : 1e-3;
 }
 
 void run(AdaptOptions o) {
@@ -156,51 +62,47 @@ void run(AdaptOptions o) {
   { const AtomicFile writable(o.out); }      // an output that cannot be written is told now, not after the work
   if (o.checkpoint.empty()) o.checkpoint = o.out + ".checkpoint";
   o.train.schedule = schedule_kind(o.schedule);
-  o.train.lr = float(o.lr > 0 ? o.lr : o.method == "full" ? 2e-5 : o.method == "kvt" && o.core == "spectral" ? 3e-3 : o.method != "lora" ? 1e-3 : 3e-4);
+  o.train.lr = float(o.lr > 0 ? o.lr : default_rate(o));
 
-  LoadedModel m = open_model(o.model, false);
-  const std::string base = fingerprint(m.gguf);
-  Examples data = read_examples(o.data, *m.tokenizer, o.length);
-  std::optional<Examples> validation;
-  if (!o.valid.empty()) validation = read_examples(o.valid, *m.tokenizer, o.length);
-  else if (in_rounds(o) && o.valid_split == 0) validation = data.split(0.2);      // its rounds are judged on it
-  else if (o.valid_split > 0) validation = data.split(o.valid_split);
-  const Examples* valid = validation ? &*validation : nullptr;
-  if (in_rounds(o)) return adapt_in_rounds(o, m, base, data, *valid, report);
-  const Method method = set_up(o, m, base, data);
-  print_plan(report, o, m, method, data, valid, base);
+  const std::unique_ptr<Goal> goal = o.task == "classify" ? class_goal(o) : language_goal(o);
+  if (in_rounds(o)) return adapt_in_rounds(o, *goal, report);
+  const Method method = set_up(o, *goal);
+  print_plan(report, o, *goal, method);
 
-  const RunIdentity self{base, identity(o, data, valid)};
+  const RunIdentity self{goal->base, identity(o, *goal)};
   TrainState state;
+  const bool head_alone = o.method == "probe" && !goal->head().empty();
+  double passes = head_alone ? 1 : 0;            // over the data, beside those of the steps
   if (o.resume) {
     read_checkpoint(o.checkpoint, state, method.trained, self);
     report.line("resuming    from " + o.checkpoint + " after step " + std::to_string(state.step));
+  } else if (!head_alone) {
+    passes = goal->fit_head(report, o.train);
   }
   TrainCallbacks callbacks;
   callbacks.step = [&](const StepReport& r) { report.step(r); };
   callbacks.validation = [&](const ValidationReport& r) { report.validation(r); };
   callbacks.save = [&](const TrainState& s) { write_checkpoint(o.checkpoint, s, method.trained, self); };
   callbacks.cancelled = interrupted;
-  const std::unique_ptr<Task> task = method.task(data, true), held_out = valid ? method.task(*valid, false) : nullptr;
-  const TrainEnd end = train(*task, method.trained, o.train, held_out.get(), state, callbacks);
+  const TrainEnd end = train(*method.task, method.trained, o.train, method.validation.get(), state, callbacks);
   if (end == TrainEnd::cancelled) {
     report.line("interrupted after step " + std::to_string(state.step) + "; to go on, repeat the command with --resume (checkpoint " + o.checkpoint + ")");
     report.event({{"event", "interrupted"}, {"step", state.step}, {"checkpoint", o.checkpoint}});
     throw Interrupted();
   }
   Gguf result = method.result();
-  store_fusion(report, o, method.model, valid, result);
+  store_fusion(report, o, *goal, method.made, result);
   result.write(o.out);
   if (o.resume || o.train.save_every > 0) {      // of no further use: the run it belongs to is over
     std::error_code ignored;
     std::filesystem::remove(o.checkpoint, ignored);
   }
   if (end == TrainEnd::stopped_early) report.line("stopped early: no better validation loss since step " + std::to_string(state.best_step));
-  if (valid) report.line("the weights of step " + std::to_string(state.best_step) + " are kept (validation loss " + std::to_string(state.best_loss) + ")");
+  if (method.validation) report.line("the weights of step " + std::to_string(state.best_step) + " are kept (validation loss " + std::to_string(state.best_loss) + ")");
   report.line("wrote " + o.out + "; peak memory " + megabytes(peak_memory()));
-  json done = {{"event", "done"}, {"out", o.out}, {"step", state.step}, {"stopped_early", end == TrainEnd::stopped_early}, {"peak_memory", peak_memory()},
-               {"passes", double(state.step * o.train.batch * o.train.accumulate) / double(data.size())}};
-  if (valid) done["best_step"] = state.best_step, done["best_loss"] = state.best_loss;
+  if (!head_alone) passes += double(state.step * o.train.batch * o.train.accumulate) / double(method.task->size());
+  json done = {{"event", "done"}, {"out", o.out}, {"step", state.step}, {"stopped_early", end == TrainEnd::stopped_early}, {"peak_memory", peak_memory()}, {"passes", passes}};
+  if (method.validation) done["best_step"] = state.best_step, done["best_loss"] = state.best_loss;
   report.event(done);
 }
 
@@ -208,11 +110,12 @@ void run(AdaptOptions o) {
 
 void add_adapt(CLI::App& app) {
   auto o = std::make_shared<AdaptOptions>();
-  CLI::App* c = app.add_subcommand("adapt", "adapt a model to text or prompt-completion pairs: KVT, LoRA, or all weights");
+  CLI::App* c = app.add_subcommand("adapt", "adapt a model to text, prompt-completion pairs or labelled texts: KVT, LoRA, and others");
   add_model_options(*c, o->model);
   TrainOptions& t = o->train;
-  c->add_option("--method", o->method, "lora (default), kvt, kvt-generated, lora-xs: any base; full: bases with float weights")
-      ->check(CLI::IsMember({"lora", "kvt", "kvt-generated", "lora-xs", "full"}));
+  c->add_option("--task", o->task, "language (default): next tokens; classify: labelled texts")->check(CLI::IsMember({"language", "classify"}));
+  c->add_option("--method", o->method, "lora (default), adapterdrop, lora-xs, ia3, kvt, kvt-generated, probe (the output layer alone): any base; full: bases with float weights")
+      ->check(CLI::IsMember({"lora", "adapterdrop", "lora-xs", "ia3", "kvt", "kvt-generated", "probe", "full"}));
   c->add_option("--init", o->init, "where low-rank factors start: random (default of lora), weight-svd (of lora-xs) or gradient-svd (of kvt)")
       ->check(CLI::IsMember({"random", "weight-svd", "gradient-svd"}));
   c->add_option("--core", o->core, "kvt: extracted (default; nothing trained), spectral or dense")->check(CLI::IsMember({"extracted", "spectral", "dense"}));
@@ -227,15 +130,21 @@ void add_adapt(CLI::App& app) {
   c->add_option("--texts", o->texts, "kvt-generated: examples that knowledge is extracted from (default 16)")->check(CLI::PositiveNumber);
   c->add_flag("--no-extractor", o->no_extractor, "kvt-generated: train the knowledge vectors themselves");
   c->add_option("--mu", o->mu, "kvt-generated: weight of the extractor's mean gate in the loss (default 1e-3)")->check(CLI::NonNegativeNumber);
-  c->add_option("--data", o->data, "text file, or .jsonl of {\"prompt\": …, \"completion\": …}; only completions are learned")->required();
+  c->add_option("--data", o->data, "text file, or .jsonl of {\"prompt\": …, \"completion\": …}, of which completions are learned; classify: lines of LABEL<tab>TEXT")->required();
   auto* valid = c->add_option("--valid", o->valid, "validation data, likewise");
-  c->add_option("--valid-split", o->valid_split, "take this fraction from the end of the data for validation")->excludes(valid)->check(CLI::Range(0.0, 0.9));
+  c->add_option("--valid-split", o->valid_split, "take this fraction from the end of the data for validation; classify: drawn by the seed")->excludes(valid)->check(CLI::Range(0.0, 0.9));
   c->add_option("-o,--out", o->out, "adapter GGUF to write (full: model GGUF)")->required();
   c->add_option("--out-type", o->out_type, "F32 (default) or F16; full also BF16, Q8_0")->check(CLI::IsMember({"F32", "F16", "BF16", "Q8_0"}, CLI::ignore_case));
   c->add_option("--rank", o->rank, "LoRA rank (default 8)")->check(CLI::PositiveNumber);
   c->add_option("--alpha", o->alpha, "LoRA alpha; the scale is alpha/rank (default 16)");
   c->add_option("--targets", o->targets, "layers to adapt: attn_q,attn_v,ffn_down,… or all (default)")->delimiter(',');
-  c->add_option("--layers", o->layers, "blocks to adapt, FIRST-LAST, counted from 0 (default: all)");
+  auto* layers = c->add_option("--layers", o->layers, "blocks to adapt, FIRST-LAST, counted from 0 (default: all)");
+  c->add_option("--drop", o->drop, "leave the first so many blocks without adapters: nothing below is trained, or run twice when fused (default: 0; adapterdrop: 5/12 of them)")
+      ->excludes(layers)->check(CLI::NonNegativeNumber);
+  auto* pooling = c->add_option("--pooling", o->pooling, "classify: what the head gets of the tokens' states: their mean (default), the first, or the last")
+                      ->check(CLI::IsMember({"mean", "first", "last"}));
+  c->add_option("--label-words", o->label_words, "classify by the next word instead of a head: CLASS=WORD,…, or names = the classes' own")->excludes(pooling);
+  c->add_option("--text", o->text, "classify: what is read, with {text} for the text (default: the text alone)");
   c->add_option("--fuse", o->fuse, "store how scores are fused with the base's: a number = lambda, auto = the best lambda or gamma on the validation data, none "
                 "(default; kvt-generated: 0.7, and the fused scores are what it is trained on, unless none)")
       ->check([](const std::string& text) {
@@ -243,7 +152,7 @@ void add_adapt(CLI::App& app) {
         const float x = std::strtof(text.c_str(), &end);
         return text == "auto" || text == "none" || (!text.empty() && *end == 0 && std::isfinite(x) && x >= 0) ? "" : "expected auto, none or a number of 0 or more, got '" + text + "'";
       });
-  c->add_option("--lr", o->lr, "peak learning rate (default 3e-4, full 2e-5)")->check(CLI::PositiveNumber);
+  c->add_option("--lr", o->lr, "peak learning rate (default: lora, adapterdrop and probe 3e-4, ia3 and spectral 3e-3, full 2e-5, a head alone 1e-2, else 1e-3)")->check(CLI::PositiveNumber);
   c->add_option("--schedule", o->schedule, "constant, linear or cosine (default)")->check(CLI::IsMember({"constant", "linear", "cosine"}));
   c->add_option("--warmup", t.warmup, "steps of rising learning rate (default 0)")->check(CLI::NonNegativeNumber);
   auto* steps = c->add_option("--steps", t.steps, "how many steps");
@@ -266,6 +175,8 @@ void add_adapt(CLI::App& app) {
             "  kvt adapt -m model.gguf --data domain.txt --valid-split 0.1 -o domain.gguf --epochs 3\n"
             "  kvt adapt -m model.gguf --data pairs.jsonl -o task.gguf --rank 16 --targets attn_q,attn_v --steps 500 --eval-every 50 --patience 3 --valid held-out.jsonl\n"
             "  kvt adapt -m model.gguf --data domain.txt --valid-split 0.1 -o domain.gguf --fuse auto\n"
+            "  kvt adapt -m model.gguf --task classify --data train.tsv --valid-split 0.2 -o topics.gguf && kvt eval -m model.gguf --adapter topics.gguf --labelled test.tsv\n"
+            "  kvt adapt -m model.gguf --task classify --label-words names --text \"{text} Topic:\" --method kvt --data train.tsv -o topics.gguf\n"
             "  kvt adapt -m model-f32.gguf --method full --data domain.txt -o tuned.gguf --recompute\n"
             "  kvt adapt -m model.gguf --method kvt --data domain.txt --valid held-out.txt -o domain.gguf --length 128\n"
             "  kvt adapt -m model.gguf --method kvt-generated --levels concept,word --data domain.txt --valid-split 0.1 -o domain.gguf --fuse auto\n"
@@ -276,6 +187,10 @@ void add_adapt(CLI::App& app) {
     if (o->fuse == "auto" && !in_rounds(*o) && o->valid.empty() && o->valid_split <= 0) throw CLI::ValidationError("--fuse", "auto needs --valid or --valid-split");
     if (o->method == "kvt-generated" && o->fuse.empty()) o->fuse = "0.7";
     if (!o->fuse.empty() && o->method == "full") throw CLI::ValidationError("--fuse", "is of an adapter with its base; --method full leaves no base");
+    if (!o->fuse.empty() && o->method == "probe" && o->task == "classify") throw CLI::ValidationError("--fuse", "a head alone leaves the model as it is: there is nothing to fuse");
+    if (o->method == "probe" && !o->label_words.empty()) throw CLI::ValidationError("--method", "probe trains a head, --label-words has none");
+    if (o->task != "classify" && (!o->label_words.empty() || o->text != "{text}")) throw CLI::ValidationError("--task", "--label-words and --text belong to --task classify");
+    if (o->drop >= 0 && o->method == "full") throw CLI::ValidationError("--drop", "is of adapters; --method full trains all weights");
     run(*o);
   });
 }

@@ -4,7 +4,9 @@
 
 namespace kvt {
 
-Method set_up_generated(const AdaptOptions& o, LoadedModel& m, const std::string& base, const Examples& data) {
+Method set_up_generated(const AdaptOptions& o, Goal& goal) {
+  CausalLm* lm = goal.language_model();
+  require(lm != nullptr, "adapt: --method kvt-generated is for language models; the base is an encoder");
   KvtOptions options;
   options.size = o.size;
   options.vectors = o.vectors;
@@ -13,22 +15,30 @@ Method set_up_generated(const AdaptOptions& o, LoadedModel& m, const std::string
   options.extractor = !o.no_extractor;
   options.targets = o.targets;
   options.seed = o.train.seed;
-  std::tie(options.first_layer, options.last_layer) = parse_blocks(o.layers);
+  std::tie(options.first_layer, options.last_layer) = blocks_of(o, *lm);
 
   const auto states = std::make_shared<std::vector<Tensor>>();
-  if (options.extractor) *states = knowledge_states(*m.model, data, o.texts, o.knowledge_layer);
-  const auto set = std::make_shared<KvtSet>(attach_kvt(*m.model, options));
-  const auto adapted = std::make_shared<KvtLm>(unowned(*m.model), set->kvt);
-  std::shared_ptr<CausalLm> model = adapted;
-  if (o.fuse != "none") model = std::make_shared<Fused>(adapted, Fusion{Fusion::Form::residual, o.fuse == "auto" ? 0.7f : std::stof(o.fuse)});
+  if (options.extractor) *states = knowledge_states(*lm, goal.texts(), o.texts, o.knowledge_layer);
+  const auto set = std::make_shared<KvtSet>(attach_kvt(*lm, options));
+  Method method;
+  method.made = std::make_shared<KvtLm>(std::shared_ptr<CausalLm>(lm, [](CausalLm*) {}), set->kvt);
+  std::optional<Fusion> fusion;
+  if (o.fuse != "none") fusion = Fusion{Fusion::Form::residual, o.fuse == "auto" ? 0.7f : std::stof(o.fuse)};
+  const auto task = [&](Goal::Part part) {
+    return std::make_unique<KvtTask>(goal.task(part, method.made, fusion), *set, *states, part == Goal::Part::training, o.mu);
+  };
+  method.task = task(Goal::Part::training);
+  if (goal.has_validation()) method.validation = task(Goal::Part::validation);
+  method.trained = trained_tensors(*set);
+  for (const Trained& t : goal.head()) method.trained.push_back(t);
   const DType type = o.out_type == "F16" ? DType::F16 : DType::F32;
-  return {trained_tensors(*set),
-          [=, &m] {
-            fill_bank(*set, *states);
-            return kvt_file(*set, m.model->architecture(), base, type);
-          },
-          adapted,
-          [=](const Examples& examples, bool learned) { return std::make_unique<KvtTask>(*model, *set, *states, examples, learned, o.mu); }};
+  method.result = [=, &goal] {
+    fill_bank(*set, *states);
+    Gguf file = kvt_file(*set, lm->architecture(), goal.base, type);
+    goal.store(file);
+    return file;
+  };
+  return method;
 }
 
 }  // namespace kvt

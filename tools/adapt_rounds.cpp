@@ -26,27 +26,25 @@ static std::string clock(double seconds) {
   return text;
 }
 
-static void print_plan(Report& report, const AdaptOptions& o, const RoundsOptions& options, const LoadedModel& m, const std::vector<TargetLayer>& layers, const Examples& data,
-                       const Examples& validation, const std::string& base) {
-  report.line("base        " + o.model.model + ": " + m.model->config().architecture + ", fingerprint " + base);
+static void print_plan(Report& report, const AdaptOptions& o, const RoundsOptions& options, const Goal& goal, const std::vector<TargetLayer>& layers) {
+  report.line("base        " + o.model.model + ": " + goal.model().architecture() + ", fingerprint " + goal.base);
   report.line("method      " + o.method + ", " + name(options.core) + " core, k " + (options.k ? std::to_string(options.k) : "auto") + ", at most " +
               std::to_string(options.rounds) + " rounds, " + std::to_string(layers.size()) + " layers");
-  report.line("data        " + std::to_string(data.size()) + " examples of at most " + std::to_string(o.length) + " tokens, " + in_thousands(data.learned()) +
-              " labels; validation " + std::to_string(validation.size()) + " examples, " + in_thousands(validation.learned()) + " labels" +
-              (o.valid.empty() ? " (from the end of the data)" : ""));
-  report.event({{"event", "plan"}, {"base", base}, {"method", o.method}, {"core", name(options.core)}, {"k", options.k}, {"rounds", options.rounds}, {"layers", layers.size()},
-                {"examples", data.size()}, {"labels", data.learned()}, {"validation_labels", validation.learned()}});
+  goal.print(report);
+  json plan = goal.plan();
+  plan.update({{"event", "plan"}, {"base", goal.base}, {"method", o.method}, {"core", name(options.core)}, {"k", options.k}, {"rounds", options.rounds}, {"layers", layers.size()}});
+  report.event(plan);
 }
 
 bool in_rounds(const AdaptOptions& o) {
-  return o.method == "kvt" || o.method == "lora-xs" || (o.method == "lora" && (o.rounds > 0 || !o.init.empty()));
+  return o.method == "kvt" || o.method == "lora-xs" || (is_lora(o) && (o.rounds > 0 || !o.init.empty()));
 }
 
 static RoundsOptions rounds_options(const AdaptOptions& o) {
   RoundsOptions options;
   const bool kvt = o.method == "kvt";
-  options.core = kvt ? core_form(o.core) : o.method == "lora" ? CoreForm::lora : CoreForm::dense;
-  options.basis = basis(!o.init.empty() ? o.init : kvt ? "gradient-svd" : o.method == "lora" ? "random" : "weight-svd");
+  options.core = kvt ? core_form(o.core) : is_lora(o) ? CoreForm::lora : CoreForm::dense;
+  options.basis = basis(!o.init.empty() ? o.init : kvt ? "gradient-svd" : is_lora(o) ? "random" : "weight-svd");
   options.k = kvt ? directions(o.k) : o.rank;
   options.rounds = o.rounds > 0 ? o.rounds : kvt ? 8 : 1;
   if (!kvt) options.scale = o.alpha / float(o.rank);
@@ -68,20 +66,26 @@ static int64_t trained_numbers(const RoundsOptions& options, const std::vector<T
   return n;
 }
 
-void adapt_in_rounds(const AdaptOptions& o, LoadedModel& m, const std::string& base, const Examples& data, const Examples& validation, Report& report) {
-  const RoundsOptions options = rounds_options(o);
-  const auto [first, last] = parse_blocks(o.layers);
-  const std::vector<TargetLayer> layers = target_layers(*m.model, o.targets, first, last);
-  print_plan(report, o, options, m, layers, data, validation, base);
+void adapt_in_rounds(const AdaptOptions& o, Goal& goal, Report& report) {
+  Model& model = goal.model();
+  RoundsOptions options = rounds_options(o);
+  options.beside = goal.head();
+  const auto [first, last] = blocks_of(o, model);
+  const std::vector<TargetLayer> layers = target_layers(model, o.targets, first, last);
+  print_plan(report, o, options, goal, layers);
 
-  const std::string& architecture = m.model->architecture();
-  const RunIdentity self{base, identity(o, data, &validation)};
+  const std::string &architecture = model.architecture(), &base = goal.base;
+  const RunIdentity self{base, identity(o, goal)};
   RoundsState state;
+  double head_passes = 0;
   if (o.resume) {
     const Gguf file = Gguf::open(o.checkpoint, Gguf::Access::read);
     require_identity(file, self);
-    state = read_rounds(*m.model, file, layers, base);
+    state = read_rounds(model, file, layers, base);
+    goal.restore(file);
     report.line("resuming    from " + o.checkpoint + " after round " + std::to_string(state.rounds()));
+  } else {
+    head_passes = goal.fit_head(report, o.train);
   }
   RoundsCallbacks callbacks;
   callbacks.cancelled = interrupted;
@@ -116,11 +120,12 @@ void adapt_in_rounds(const AdaptOptions& o, LoadedModel& m, const std::string& b
   callbacks.save = [&](const RoundsState& s) {
     if (s.set.layers.empty()) return;
     Gguf file = rounds_file(s, options.core, architecture, base, DType::F32);
+    goal.store(file);
     set_identity(file, self);
     file.write(o.checkpoint);
   };
-  const CausalTask task(*m.model, data), held_out(*m.model, validation);
-  if (!run_rounds(task, held_out, layers, options, state, callbacks)) {
+  const auto task = goal.task(Goal::Part::training), held_out = goal.task(Goal::Part::validation);
+  if (!run_rounds(*task, *held_out, layers, options, state, callbacks)) {
     report.line("interrupted after round " + std::to_string(state.rounds()) +
                 (state.rounds() > 0 ? "; to go on, repeat the command with --resume (checkpoint " + o.checkpoint + ")" : ""));
     report.event({{"event", "interrupted"}, {"round", state.rounds()}, {"checkpoint", o.checkpoint}});
@@ -128,7 +133,8 @@ void adapt_in_rounds(const AdaptOptions& o, LoadedModel& m, const std::string& b
   }
   require(state.rounds() > 0, o.method, ": no step lowers the validation loss (", state.losses[0], " nats per label); nothing is written");
   Gguf result = rounds_file(state, options.core, architecture, base, o.out_type == "F16" ? DType::F16 : DType::F32);
-  store_fusion(report, o, unowned(*m.model), &validation, result);
+  goal.store(result);
+  store_fusion(report, o, goal, nullptr, result);
   result.write(o.out);
   std::error_code ignored;
   std::filesystem::remove(o.checkpoint, ignored);            // of no further use: the run it belongs to is over
@@ -137,7 +143,7 @@ void adapt_in_rounds(const AdaptOptions& o, LoadedModel& m, const std::string& b
                 state.losses.back(), static_cast<long long>(state.rounds()), static_cast<long long>(state.extractions), static_cast<long long>(state.evaluations));
   report.line(text);
   report.line("wrote " + o.out + "; peak memory " + megabytes(peak_memory()));
-  const double passes = double(state.extractions) + double(trained_steps * o.train.batch * o.train.accumulate) / double(data.size());
+  const double passes = head_passes + double(state.extractions) + double(trained_steps * o.train.batch * o.train.accumulate) / double(task->size());
   report.event({{"event", "done"}, {"out", o.out}, {"rounds", state.rounds()}, {"etas", state.etas}, {"losses", state.losses}, {"extraction_passes", state.extractions},
                 {"best_loss", *std::min_element(state.losses.begin(), state.losses.end())}, {"passes", passes},
                 {"trained", trained_numbers(options, layers, state.k)},

@@ -9,6 +9,7 @@
 #include "engine/adapter.h"
 #include "engine/bank.h"
 #include "engine/fingerprint.h"
+#include "engine/ia3.h"
 #include "engine/kvt_adapter.h"
 #include "engine/load.h"
 #include "ops/quant.h"
@@ -38,6 +39,33 @@ void add_fusion_options(CLI::App& command, ModelOptions& o) {
   command.add_option("--route", o.route, "of a bank: each token chooses its domain by the text up to it (sentence, default) or by itself (word)")
       ->check(CLI::IsMember({"sentence", "word"}))->excludes(domain);
   command.add_flag("--no-fusion", o.no_fusion, "the adapted scores alone, whatever the adapter's file says")->excludes(fuse)->excludes(extrapolate);
+}
+
+// What one adapter's file left on a model.
+struct Attached {
+  std::vector<std::shared_ptr<Adapter>> adapters;
+  std::optional<Fusion> fusion;
+};
+
+// The kinds that any model may bear. A class head has nothing on the layers.
+static Attached attach(Model& model, const Gguf& file, float scale, const std::string& base, bool any_base) {
+  const std::string kind = file.string("adapter.type", "");
+  Attached a;
+  if (kind == "ia3") {
+    const Ia3Set set = load_ia3(model, file, scale, base, any_base);
+    for (const auto& layer : set.layers) a.adapters.push_back(layer.factors);
+    a.fusion = set.fusion;
+  } else if (kind == "head") {
+    require_adapter(file, "head", model, base, any_base);
+  } else {
+    const LoraSet set = load_adapter(model, file, scale, base, any_base);
+    for (const auto& layer : set.layers) {
+      layer.lora->freeze();
+      a.adapters.push_back(layer.lora);
+    }
+    a.fusion = set.fusion;
+  }
+  return a;
 }
 
 // A bank at the level and with the domain that the options name
@@ -90,12 +118,9 @@ LoadedModel open_model(const ModelOptions& o, bool fused) {
       last.assign(loaded.adapters.begin(), loaded.adapters.end());
       fusion.reset();
     } else {
-      const LoraSet set = load_adapter(*m.model, file, scale, base, o.any_base);
-      for (const auto& layer : set.layers) {
-        layer.lora->freeze();
-        last.push_back(layer.lora);
-      }
-      fusion = set.fusion;
+      Attached a = attach(*m.model, file, scale, base, o.any_base);
+      last = std::move(a.adapters);
+      fusion = a.fusion;
     }
   }
   if (!fused)
@@ -106,6 +131,7 @@ LoadedModel open_model(const ModelOptions& o, bool fused) {
   if (kvt) m.model = std::make_unique<KvtLm>(std::move(m.model), kvt);
   require(!o.fusion || !o.adapters.empty(), "fusion is of an adapter with its base: name an --adapter");
   if (o.fusion) fusion = o.fusion;
+  m.fusion = fusion;
   if (fused && fusion && !o.no_fusion && fusion->weight() != 1) m.model = std::make_unique<Fused>(std::move(m.model), *fusion);
   m.tokenizer = Tokenizer::from(m.gguf);
   require(m.tokenizer->vocab().size() == m.model->config().vocabulary, o.model, ": the tokenizer has ", m.tokenizer->vocab().size(),
@@ -113,13 +139,17 @@ LoadedModel open_model(const ModelOptions& o, bool fused) {
   return m;
 }
 
-void load_adapters(Model& model, const Gguf& base, const std::vector<std::string>& adapters) {
-  if (adapters.empty()) return;
-  const std::string id = fingerprint(base);
+std::optional<Fusion> load_adapters(Model& model, const Gguf& base, const std::vector<std::string>& adapters, bool any_base, bool as_base) {
+  const std::string id = adapters.empty() ? "" : fingerprint(base);
+  Attached last;
   for (const std::string& adapter : adapters) {
+    for (const auto& each : last.adapters) each->of_base = true;
     const auto [path, scale] = split_scale(adapter);
-    load_adapter(model, Gguf::open(path), scale, id);
+    last = attach(model, Gguf::open(path), scale, id, any_base);
   }
+  if (as_base)
+    for (const auto& each : last.adapters) each->of_base = true;
+  return last.fusion;
 }
 
 std::pair<std::string, float> split_scale(const std::string& adapter) {

@@ -34,14 +34,16 @@ struct LoadedModel {
   Gguf gguf;
   std::unique_ptr<CausalLm> model;
   std::unique_ptr<Tokenizer> tokenizer;
+  std::optional<Fusion> fusion;           // as the last adapter's file or the options say, whether it was asked for or not
 };
 // With its adapters. Fused with the base if a file or an option says so, the last adapter over the base and all before it; unless
 // `fused` is false: then all of them are the base's, for what is trained on top.
 LoadedModel open_model(const ModelOptions& options, bool fused = true);
 std::string describe(const Fusion& fusion);      // "lambda 0.7"
 
-// LoRA adapters, FILE or FILE:SCALE each, on a model that `base` was read into. Throws an Error naming the file.
-void load_adapters(Model& model, const Gguf& base, const std::vector<std::string>& adapters);
+// LoRA and IA3 adapters and class heads, FILE or FILE:SCALE each, on a model that `base` was read into; the fusion that the last one's
+// file asks for. All but the last are the base's, that one, too, if `as_base`. Throws an Error naming the file.
+std::optional<Fusion> load_adapters(Model& model, const Gguf& base, const std::vector<std::string>& adapters, bool any_base = false, bool as_base = false);
 
 // FILE:SCALE → (FILE, SCALE); scale 1 when there is none. A colon that no number follows belongs to the name.
 std::pair<std::string, float> split_scale(const std::string& adapter);

@@ -4,6 +4,9 @@
 #include "engine/adapter.h"
 #include "engine/control_vector.h"
 #include "engine/fingerprint.h"
+#include "engine/ia3.h"
+#include "engine/kvt_adapter.h"
+#include "engine/text_classes.h"
 #include "tools/commands.h"
 #include "tools/common.h"
 #include "tools/training_data.h"
@@ -25,6 +28,28 @@ Gguf plain_lora(const LoraSet& set, const std::string& architecture, const std::
   return adapter_file(plain, architecture, base, type);
 }
 
+// Attaches the adapter; what of it is a LoRA, exactly. Throws where --to `to` cannot be.
+LoraSet attach(CausalLm& model, const Gguf& file, float scale, const std::string& base, bool any_base, const std::string& to) {
+  const std::string kind = file.string("adapter.type", "");
+  LoraSet set;
+  if (kind == "ia3") {
+    require(to == "merged", file.path(), ": factors of IA3 change a matrix in all its rank: no LoRA or control vector is the same; export it --to merged");
+    load_ia3(model, file, scale, base, any_base);
+  } else if (kind == "kvt") {
+    for (const auto& layer : load_kvt(model, file, scale, base, any_base).layers) {
+      const auto lora = std::dynamic_pointer_cast<Lora>(layer.attached);
+      require(lora != nullptr, file.path(), ": cores that depend on the input have no form without it");
+      set.layers.push_back({layer.name, lora});
+    }
+  } else {
+    set = load_adapter(model, file, scale, base, any_base);
+  }
+  for (const auto& layer : set.layers)
+    require(layer.name != "output" || to != "lora" || !model.config().tied_output, file.path(),
+            ": it adapts an output matrix that is tied to the embedding, which a LoRA file of llama.cpp cannot say; export it --to merged");
+  return set;
+}
+
 void run(const Options& o) {
   require(o.model.adapters.size() == 1, "export: expected one --adapter, got ", o.model.adapters.size());
   require((o.to == "control-vector") == !o.data.empty(), "export: --data belongs to --to control-vector, which needs it");
@@ -41,11 +66,11 @@ void run(const Options& o) {
   const auto [path, scale] = split_scale(o.model.adapters[0]);
   const Gguf adapter = Gguf::open(path);
   const std::string base = fingerprint(m.gguf);
-  const LoraSet set = load_adapter(*m.model, adapter, scale, base, o.model.any_base);
+  const LoraSet set = attach(*m.model, adapter, scale, base, o.model.any_base, o.to);
 
   Gguf file;
   if (o.to == "lora") file = plain_lora(set, m.model->architecture(), base, type.value_or(DType::F32));
-  else if (o.to == "merged") file = merged_model(m.gguf, *m.model, type);
+  else if (o.to == "merged") file = merged_model(m.gguf, *m.model, type), copy_classes(adapter, file);
   else file = control_vector(*m.model, set, read_examples(o.data, *m.tokenizer, o.length));
   file.write(o.out);
   int64_t bytes = 0;

@@ -38,4 +38,17 @@ Examples read_examples(const std::string& path, const Tokenizer& tokenizer, int6
   return data;
 }
 
+std::vector<LabelledText> read_labelled(const std::string& path) {
+  const std::vector<std::string> lines = read_lines(path);
+  std::vector<LabelledText> texts;
+  for (size_t i = 0; i < lines.size(); ++i) {
+    if (lines[i].find_first_not_of(" \t") == std::string::npos) continue;
+    const size_t tab = lines[i].find('\t');
+    require(tab != std::string::npos && tab > 0 && tab + 1 < lines[i].size(), path, ":", i + 1, ": expected LABEL, a tab, and a text");
+    texts.push_back({lines[i].substr(0, tab), lines[i].substr(tab + 1)});
+  }
+  require(!texts.empty(), path, ": there are no texts");
+  return texts;
+}
+
 }  // namespace kvt

@@ -5,6 +5,9 @@
 
 #include <cstdio>
 
+#include "tools/commands.h"
+#include "tools/common.h"
+
 namespace kvt {
 
 using nlohmann::json;
@@ -49,6 +52,23 @@ void Report::validation(const ValidationReport& r) {
   char text[100];
   std::snprintf(text, sizeof text, "after step %lld  validation loss %.4f%s", static_cast<long long>(r.step), r.loss, r.best ? "  (best)" : "");
   line(text);
+}
+
+Fusion best_fusion(Report& report, const std::vector<FusionLoss>& losses) {
+  if (losses.empty()) throw Interrupted();
+  json tried = json::array();
+  std::string line = "fusion     ";
+  for (const auto& [fusion, loss] : losses) {
+    char text[64];
+    std::snprintf(text, sizeof text, " %s: %.4f", describe(fusion).c_str(), loss);
+    line += text;
+    tried.push_back({{fusion.form == Fusion::Form::residual ? "lambda" : "gamma", fusion.value}, {"loss", loss}});
+  }
+  const FusionLoss best = best_fusion(losses);
+  report.line(line);
+  report.line("fusion      " + describe(best.fusion) + " is best");
+  report.event({{"event", "fusion"}, {"tried", tried}, {"best", describe(best.fusion)}, {"loss", best.loss}});
+  return best.fusion;
 }
 
 std::string megabytes(int64_t bytes) { return std::to_string((bytes + 500000) / 1000000) + " MB"; }

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "engine/fusion.h"
 #include "engine/train.h"
 
 namespace kvt {
@@ -20,6 +21,9 @@ class Report {
  private:
   bool json_, terminal_, open_ = false;
 };
+
+// The fusion with the least of `losses` (engine/fusion.h), reported. Throws Interrupted when there are none.
+Fusion best_fusion(Report& report, const std::vector<FusionLoss>& losses);
 
 std::string megabytes(int64_t bytes);                      // "12 MB"
 std::string in_thousands(int64_t n);                       // "12 345"
