@@ -1,6 +1,11 @@
 #include "tests/main.h"
 
+#include <unistd.h>
+
 #include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <set>
 
 #include "tensor/error.h"
@@ -19,8 +24,8 @@ Experiment small() {
   e.methods = {{"A", "", {}, {"1e-3", "1e-4"}, false}, {"B", "", {}, {}, false}};
   e.sizes = {1000, 2000};
   e.seeds = {0, 1, 2};
-  e.validation_bytes = 500;
-  e.test_bytes = 1500;
+  e.validation = 500;
+  e.test = 1500;
   return e;
 }
 
@@ -109,6 +114,96 @@ TEST_CASE("the rate is chosen on validation, gains are paired by seed") {
   const std::string plot = plot_of(e, rows);
   CHECK(plot.starts_with("<svg"));
   CHECK(plot.find("a &amp; b") != std::string::npos);
+}
+
+TEST_CASE("labelled lines: drawn by the seed, none in two parts, sizes nested") {
+  Experiment e = small();
+  e.kind = Experiment::Kind::labelled;
+  e.sizes = {5, 20};
+  e.validation = 10;
+  std::vector<std::string> lines;
+  for (int i = 0; i < 40; ++i) lines.push_back("label\t" + std::to_string(i));
+  lines.push_back("");
+  const LineParts large = line_parts_of(lines, e, 20, 1, "t"), little = line_parts_of(lines, e, 5, 1, "t"), other = line_parts_of(lines, e, 20, 2, "t");
+  CHECK(large.validation == little.validation);
+  CHECK(std::equal(little.train.begin(), little.train.end(), large.train.begin()));
+  CHECK(large.train != other.train);
+  std::set<std::string> seen(large.train.begin(), large.train.end());
+  seen.insert(large.validation.begin(), large.validation.end());
+  CHECK(seen.size() == 30);
+  CHECK(!seen.contains(""));
+  e.validation = 21;
+  CHECK_THROWS_WITH_AS(line_parts_of(lines, e, 20, 0, "t"), "t: 40 lines, fewer than 21 for validation and 20 for training", Error);
+}
+
+TEST_CASE("errors of classifiers: leads and ratios to the reference, also where the base cannot tell classes; what is forgotten") {
+  Experiment e = small();
+  e.kind = Experiment::Kind::labelled;
+  std::vector<CellResult> results;
+  const double nan = std::nan("");
+  for (const int64_t seed : e.seeds) {
+    const double s = double(seed);
+    results.push_back({{0, std::nullopt, 0, seed, ""}, nan, nan, nan, nan, 0, 0, 0, 0, 0});
+    results.push_back({{0, size_t(0), 1000, seed, "1e-3"}, 0.5, 20 + s, 0.4, 16 + s, 100, 400, 1e6, 10, 2});
+    results.push_back({{0, size_t(1), 1000, seed, ""}, 0.6, 15 + s, nan, nan, 7, 28, 1e6, 5, 1});
+  }
+  const std::vector<Row> rows = rows_of(e, results);
+  REQUIRE(rows.size() == 2);
+  CHECK(rows[0].gain.n == 0);
+  CHECK(std::isnan(rows[0].ratio));
+  CHECK(rows[1].against.mean == doctest::Approx(5));
+  CHECK(rows[1].ratio == doctest::Approx(16.0 / 21));
+  CHECK(rows[1].fused_test.n == 0);
+  const std::string table = table_of(e, rows, results);
+  CHECK(table.find("Test errors in %") != std::string::npos);
+  CHECK(table.find("Base:") == std::string::npos);
+  CHECK(table.find("| B | – | 3 | 16.00 ± 2.48 | – | +5.00 ± 0.00 | 0.76 | – | – | 7 | 28 | 1 | 5 | 1.0 |") != std::string::npos);
+  CHECK(plot_of(e, rows).find("test errors in %") != std::string::npos);
+
+  Experiment kept = small();
+  kept.kept = "general.txt";
+  std::vector<CellResult> losses;
+  for (const int64_t seed : kept.seeds) {
+    losses.push_back({{0, std::nullopt, 0, seed, ""}, nan, 4, nan, nan, 0, 0, 0, 0, 0, 3.5});
+    losses.push_back({{0, size_t(0), 1000, seed, "1e-3"}, 3, 3.5, nan, nan, 100, 400, 1e6, 10, 2, 3.6});
+    losses.push_back({{0, size_t(1), 1000, seed, ""}, 3, 3.4, nan, nan, 100, 400, 1e6, 10, 2, 3.5});
+  }
+  const std::vector<Row> with_kept = rows_of(kept, losses);
+  CHECK(with_kept[0].forgotten.mean == doctest::Approx(0.1));
+  CHECK(with_kept[1].ratio == doctest::Approx(1.2));
+  CHECK(table_of(kept, with_kept, losses).find("| forgets |") != std::string::npos);
+}
+
+TEST_CASE("experiment files: the kinds, their keys, and what is refused") {
+  const auto folder = std::filesystem::temp_directory_path() / ("kvt-experiment-" + std::to_string(::getpid()));
+  std::filesystem::create_directories(folder);
+  const auto open = [&](const std::string& text) {
+    std::ofstream(folder / "e.json") << text;
+    return Experiment::open((folder / "e.json").string(), "data");
+  };
+  const Experiment images = open(R"({"name": "n", "kind": "images", "model": "m.gguf", "domains": [{"name": "d", "train": "a", "test": "/b"}], "sizes": [100], "seeds": [0],
+    "validation": 50, "training": {"steps": 3}, "methods": [{"name": "p", "method": {"name": "probe"}, "fuse": false}]})");
+  CHECK(images.counts_errors());
+  CHECK(images.model == "data/m.gguf");
+  CHECK(images.domains[0].text == "data/a");
+  CHECK(images.domains[0].test == "/b");
+  CHECK(images.methods[0].config.at("name") == "probe");
+  CHECK(!images.methods[0].fuse);
+  CHECK(images.training.at("steps") == 3);
+  const std::string start = R"({"name": "n", "model": "m", "seeds": [0], "sizes": [2000], "domains": [{"name": "d", "text": "t"}], "methods": [{"name": "x")";
+  CHECK(open(start + R"(, "args": ["--rank", "2"], "rates": ["1e-3"]}], "kept": "k"})").kept == "data/k");
+  CHECK_THROWS_AS(open(start + R"(, "rates": ["fast"]}]})"), Error);
+  CHECK_THROWS_AS(open(start + R"(}], "training": {}})"), Error);
+  CHECK_THROWS_AS(open(start + R"(}], "reference": "y"})"), Error);
+  CHECK_THROWS_AS(open(start + R"(}], "kind": "sounds"})"), Error);
+  for (const char* name : {"domains", "ablations", "images", "topics"}) {
+    INFO(name);
+    const char* root = std::getenv("KVT_ROOT");
+    const Experiment e = Experiment::open(std::string(root ? root : ".") + "/tools/experiments/" + name + ".json", "");
+    CHECK(cells_of(e).size() > 20);
+    CHECK(!e.reference.empty());
+  }
+  std::filesystem::remove_all(folder);
 }
 
 TEST_CASE("processes: output, errors, exit status, and what cannot be started") {

@@ -1,9 +1,11 @@
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <map>
 
 #include "tensor/error.h"
+#include "tensor/random.h"
 #include "tools/experiment.h"
 
 namespace kvt {
@@ -77,7 +79,7 @@ std::vector<Cell> cells_of(const Experiment& e) {
 
 TextParts parts_of(const std::string& text, const Experiment& e, int64_t size, int64_t seed, const std::string& path) {
   // Test and validation first, so that they are the same for every size of the training text.
-  const int64_t most = *std::max_element(e.sizes.begin(), e.sizes.end()), whole = e.test_bytes + e.validation_bytes + most;
+  const int64_t most = *std::max_element(e.sizes.begin(), e.sizes.end()), whole = e.test + e.validation + most;
   const int64_t room = int64_t(text.size()) / whole;
   require(seed < room, path, ": ", text.size(), " bytes are enough for seeds 0 to ", room - 1, " of ", whole, " bytes each, not for seed ", seed);
   size_t at = size_t(seed * whole);
@@ -88,20 +90,26 @@ TextParts parts_of(const std::string& text, const Experiment& e, int64_t size, i
     return text.substr(begin, end - begin);
   };
   TextParts parts;
-  parts.test = take(e.test_bytes);
-  parts.validation = take(e.validation_bytes);
+  parts.test = take(e.test);
+  parts.validation = take(e.validation);
   parts.train = take(size);
   require(!parts.test.empty() && !parts.validation.empty() && !parts.train.empty(), path, ": a line of seed ", seed, " is longer than the part it lies in");
   return parts;
 }
 
+LineParts line_parts_of(std::vector<std::string> lines, const Experiment& e, int64_t size, int64_t seed, const std::string& path) {
+  std::erase(lines, "");
+  const int64_t most = *std::max_element(e.sizes.begin(), e.sizes.end());
+  require(int64_t(lines.size()) >= e.validation + most, path, ": ", lines.size(), " lines, fewer than ", e.validation, " for validation and ", most, " for training");
+  Rng rng{uint64_t(seed)};
+  for (size_t i = lines.size(); i > 1; --i) std::swap(lines[i - 1], lines[rng.below(i)]);
+  const auto first = lines.begin() + e.validation;
+  return {{first, first + size}, {lines.begin(), first}};
+}
+
 std::vector<Row> rows_of(const Experiment& e, const std::vector<CellResult>& results) {
   std::vector<Row> rows;
-  const auto gain = [&](const CellResult& r, bool fused) {
-    const CellResult* base = base_of(results, r.cell.domain, r.cell.seed);
-    require(base != nullptr, "experiment: no result of the base for seed ", r.cell.seed);
-    return base->test - (fused ? r.fused : r.test);
-  };
+  const auto estimated = [](const std::vector<double>& values) { return values.empty() ? Estimate() : estimate(values); };
   for (size_t d = 0; d < e.domains.size(); ++d)
     for (const int64_t size : e.sizes)
       for (size_t m = 0; m < e.methods.size(); ++m) {
@@ -112,32 +120,59 @@ std::vector<Row> rows_of(const Experiment& e, const std::vector<CellResult>& res
           if (e.methods[other].name == e.reference && other != m) reference = best_rate(results, d, other, size).second;
         Row row;
         row.domain = d, row.method = m, row.size = size, row.rate = rate;
-        std::vector<double> test, gains, fused, against, fused_against;
+        std::vector<double> test, fused_test, gains, fused, against, fused_against, forgotten;
+        double theirs = 0, fused_theirs = 0, own = 0, fused_own = 0;      // gains or errors, of the seeds that both have
         for (const CellResult* r : runs) {
+          const CellResult* base = base_of(results, d, r->cell.seed);
+          require(base != nullptr, "experiment: no result of the base for seed ", r->cell.seed);
+          const bool is_fused = !std::isnan(r->fused);
           test.push_back(r->test);
-          gains.push_back(gain(*r, false));
-          if (!std::isnan(r->fused)) fused.push_back(gain(*r, true));
+          if (is_fused) fused_test.push_back(r->fused);
+          if (!std::isnan(base->test)) {
+            gains.push_back(base->test - r->test);
+            if (is_fused) fused.push_back(base->test - r->fused);
+          }
+          if (!std::isnan(r->kept) && !std::isnan(base->kept)) forgotten.push_back(r->kept - base->kept);
           for (const CellResult* other : reference) {
             if (other->cell.seed != r->cell.seed) continue;
+            const double from = e.counts_errors() ? 0 : base->test;
             against.push_back(other->test - r->test);
-            if (!std::isnan(r->fused) && !std::isnan(other->fused)) fused_against.push_back(other->fused - r->fused);
+            own += from - r->test, theirs += from - other->test;
+            if (!is_fused || std::isnan(other->fused)) continue;
+            fused_against.push_back(other->fused - r->fused);
+            fused_own += from - r->fused, fused_theirs += from - other->fused;
           }
           const auto n = double(runs.size());
           row.trained += r->trained / n, row.stored += r->stored / n, row.memory += r->memory / n, row.seconds += r->seconds / n, row.passes += r->passes / n;
         }
-        row.test = estimate(test);
-        row.gain = estimate(gains);
-        if (!fused.empty()) row.fused_gain = estimate(fused);
-        if (!against.empty()) row.against = estimate(against);
-        if (!fused_against.empty()) row.fused_against = estimate(fused_against);
+        row.test = estimate(test), row.fused_test = estimated(fused_test);
+        row.gain = estimated(gains), row.fused_gain = estimated(fused);
+        row.against = estimated(against), row.fused_against = estimated(fused_against);
+        row.forgotten = estimated(forgotten);
+        if (!against.empty()) row.ratio = own / theirs;
+        if (!fused_against.empty()) row.fused_ratio = fused_own / fused_theirs;
         rows.push_back(row);
       }
   return rows;
 }
 
 std::string table_of(const Experiment& e, const std::vector<Row>& rows, const std::vector<CellResult>& results) {
-  std::string out = "# " + e.name + "\n\nTest loss in nats per token, mean over seeds ± 95 % interval (Student's t); gain = base − adapted on the same text; fused: with the "
-                    "mixture chosen on validation. The rate is the one with the least mean validation loss.\n";
+  const bool errors = e.counts_errors(), compared = !e.reference.empty();
+  const int digits = errors ? 2 : 3;
+  std::string out = "# " + e.name + "\n\n" + (errors ? "Test errors in %" : "Test loss in nats per token") +
+                    ", mean over seeds ± 95 % interval (Student's t); fused: with the mixture chosen on validation. The rate is the one with the least mean validation loss." +
+                    (errors ? "" : " Gain = base − adapted on the same text.") +
+                    (compared ? " Lead: " + std::string(errors ? "errors of " : "") + e.reference + (errors ? " − errors" : "'s loss − this") + ", seed by seed; ratio: of mean " +
+                                    (errors ? "errors" : "gains") + " to its." : "") +
+                    (e.kept.empty() ? "" : " Forgets: loss on general text, adapted − base.") + "\n";
+  std::string head = "| method | rate | seeds | test | ", line = "|---|---|---|---|";
+  const auto column = [&](const std::string& name) { head += name + " | ", line += "---|"; };
+  if (!errors) column("gain");
+  column(errors ? "fused" : "fused gain");
+  if (compared) column("lead"), column("ratio"), column("fused lead"), column("fused ratio");
+  if (!e.kept.empty()) column("forgets");
+  for (const char* name : {"trained", "stored bytes", "peak MB", "seconds", "passes"}) column(name);
+  head.pop_back();
   size_t domain = size_t(-1);
   int64_t size = -1;
   for (const Row& r : rows) {
@@ -145,15 +180,17 @@ std::string table_of(const Experiment& e, const std::vector<Row>& rows, const st
       domain = r.domain, size = r.size;
       std::vector<double> base;
       for (const CellResult& c : results)
-        if (!c.cell.method && c.cell.domain == domain) base.push_back(c.test);
-      out += "\n## " + e.domains[domain].name + ", " + std::to_string(size) + " bytes\n\nBase: " + shown(estimate(base), 3) + " over " + std::to_string(base.size()) +
-             " seed(s)\n\n| method | rate | seeds | test loss | gain | fused gain | " + (e.reference.empty() ? "" : "gain − " + e.reference + " | fused, likewise | ") +
-             "trained | stored bytes | peak MB | seconds | passes |\n|---|---|---|---|---|---|" + (e.reference.empty() ? "" : "---|---|") + "---|---|---|---|---|\n";
+        if (!c.cell.method && c.cell.domain == domain && !std::isnan(c.test)) base.push_back(c.test);
+      out += "\n## " + e.domains[domain].name + ", " + std::to_string(size) + (errors ? " examples" : " bytes") + "\n\n" +
+             (base.empty() ? "" : "Base: " + shown(estimate(base), digits) + " over " + std::to_string(base.size()) + " seed(s)\n\n") + head + "\n" + line + "\n";
     }
-    const auto optional = [](const Estimate& x) { return x.n > 0 ? shown(x, 3, true) : std::string("–"); };
-    out += "| " + e.methods[r.method].name + " | " + (r.rate.empty() ? "–" : r.rate) + " | " + std::to_string(r.test.n) + " | " + shown(r.test, 3) + " | " + shown(r.gain, 3, true) +
-           " | " + optional(r.fused_gain) + " | " + (e.reference.empty() ? "" : optional(r.against) + " | " + optional(r.fused_against) + " | ") + count_of(r.trained) + " | " +
-           count_of(r.stored) + " | " + number("%.0f", r.memory / 1e6) + " | " + number("%.0f", r.seconds) + " | " + number("%.1f", r.passes) + " |\n";
+    const auto optional = [&](const Estimate& x, bool sign = true) { return (x.n > 0 ? shown(x, digits, sign) : std::string("–")) + " | "; };
+    const auto ratio = [&](double x) { return (std::isnan(x) ? std::string("–") : number("%.2f", x)) + " | "; };
+    out += "| " + e.methods[r.method].name + " | " + (r.rate.empty() ? "–" : r.rate) + " | " + std::to_string(r.test.n) + " | " + shown(r.test, digits) + " | ";
+    out += errors ? optional(r.fused_test, false) : optional(r.gain) + optional(r.fused_gain);
+    if (compared) out += optional(r.against) + ratio(r.ratio) + optional(r.fused_against) + ratio(r.fused_ratio);
+    if (!e.kept.empty()) out += optional(r.forgotten);
+    out += count_of(r.trained) + " | " + count_of(r.stored) + " | " + number("%.0f", r.memory / 1e6) + " | " + number("%.0f", r.seconds) + " | " + number("%.1f", r.passes) + " |\n";
   }
   return out;
 }
@@ -161,7 +198,7 @@ std::string table_of(const Experiment& e, const std::vector<Row>& rows, const st
 std::string plot_of(const Experiment& e, const std::vector<Row>& rows) {
   double most = 1e-9;
   for (const Row& r : rows)
-    for (const Estimate* g : {&r.gain, &r.fused_gain})
+    for (const Estimate* g : e.counts_errors() ? std::array{&r.test, &r.fused_test} : std::array{&r.gain, &r.fused_gain})
       if (g->n > 0) most = std::max(most, g->mean + (std::isnan(g->half) ? 0 : g->half));
   const double left = 260, wide = 420, step = 34;
   const double height = 60 + step * double(rows.size());
@@ -173,13 +210,13 @@ std::string plot_of(const Experiment& e, const std::vector<Row>& rows) {
   };
   std::string svg = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 740 " + number("%.0f", height) + "\" font-family=\"sans-serif\" font-size=\"12\">\n"
                     "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n<text x=\"20\" y=\"22\" font-size=\"14\">" + escaped(e.name) +
-                    ": gain over the base, nats per token (dark: alone, light: fused; lines: 95 % interval)</text>\n";
+                    (e.counts_errors() ? ": test errors in %" : ": gain over the base, nats per token") + " (dark: alone, light: fused; lines: 95 % interval)</text>\n";
   double y = 44;
   for (const Row& r : rows) {
-    const std::string label = e.domains[r.domain].name + " " + std::to_string(r.size / 1024) + " KB  " + e.methods[r.method].name;
+    const std::string label = e.domains[r.domain].name + " " + (e.counts_errors() ? std::to_string(r.size) : std::to_string(r.size / 1024) + " KB") + "  " + e.methods[r.method].name;
     svg += "<text x=\"" + number("%.0f", left - 8) + "\" y=\"" + number("%.1f", y + 15) + "\" text-anchor=\"end\">" + escaped(label) + "</text>\n";
     double at = y;
-    for (const auto& [g, colour] : {std::pair(&r.gain, "#1f5f99"), std::pair(&r.fused_gain, "#8fbce0")}) {
+    for (const auto& [g, colour] : {std::pair(e.counts_errors() ? &r.test : &r.gain, "#1f5f99"), std::pair(e.counts_errors() ? &r.fused_test : &r.fused_gain, "#8fbce0")}) {
       if (g->n > 0) {
         svg += "<rect x=\"" + number("%.1f", left) + "\" y=\"" + number("%.1f", at) + "\" width=\"" + number("%.1f", px(g->mean) - left) + "\" height=\"11\" fill=\"" + colour + "\"/>\n";
         if (!std::isnan(g->half))

@@ -72,7 +72,7 @@ void run_job(const TrainJob& job, const TrainPaths& paths) {
   report.line("training    " + in_thousands(weights) + " weights, " + in_thousands(job.task->size()) + " examples" +
               (job.validation ? ", validation " + in_thousands(job.validation->size()) : "") + ", " + std::to_string(steps) + " steps of " +
               std::to_string(job.options.batch * job.options.accumulate) + " examples");
-  report.event({{"event", "plan"}, {"weights", weights}, {"examples", job.task->size()}, {"steps", steps}});
+  report.event({{"event", "plan"}, {"weights", weights}, {"trained", weights}, {"examples", job.task->size()}, {"steps", steps}});
 
   TrainState state;
   if (paths.resume) {
@@ -102,7 +102,7 @@ void run_job(const TrainJob& job, const TrainPaths& paths) {
     throw Interrupted();
   }
   draw();
-  job.result().write(paths.out);
+  job.result(report).write(paths.out);
   if (paths.resume || job.options.save_every > 0) {
     std::error_code ignored;
     std::filesystem::remove(checkpoint, ignored);
@@ -110,7 +110,10 @@ void run_job(const TrainJob& job, const TrainPaths& paths) {
   if (end == TrainEnd::stopped_early) report.line("stopped early: no better validation loss since step " + std::to_string(state.best_step));
   if (job.validation) report.line("the weights of step " + std::to_string(state.best_step) + " are kept (validation loss " + std::to_string(state.best_loss) + ")");
   report.line("wrote " + paths.out + " and " + paths.out + ".svg; peak memory " + megabytes(peak_memory()));
-  report.event({{"event", "done"}, {"out", paths.out}, {"step", state.step}, {"best_step", state.best_step}, {"peak_memory", peak_memory()}});
+  json done = {{"event", "done"}, {"out", paths.out}, {"step", state.step}, {"best_step", state.best_step}, {"peak_memory", peak_memory()},
+               {"passes", double(state.step * job.options.batch * job.options.accumulate) / double(job.task->size())}};
+  if (job.validation) done["best_loss"] = state.best_loss;
+  report.event(done);
 }
 
 void add_train(CLI::App& app) {

@@ -4,6 +4,7 @@
 #include "engine/checkpoint.h"
 #include "engine/rounds.h"
 #include "tools/train_config.h"
+#include "tools/training_report.h"
 
 namespace kvt {
 
@@ -22,15 +23,23 @@ struct TrainJob {
   TrainedSet trained;
   TrainOptions options;
   std::map<std::string, std::string> identity;      // what decides the result, beside the options: for resuming
-  std::function<Gguf()> result;         // the model file once training is over
+  std::function<Gguf(Report&)> result;  // the model file once training is over
+  Linear* head = nullptr;               // of a classifier
+  std::function<std::vector<FusionLoss>()> fusion_losses;      // of a classifier with validation data: its scores fused with its base's (engine/fusion.h)
 };
 
 // "base": GGUF of a trained model to go on from, instead of random weights; "method": what becomes of it.
-//   full    all weights; the result is a model
-//   lora    {"rank", "alpha", "targets"}; the result is an adapter (engine/adapter.h)
-//   kvt     {"k", "rounds"}: extracted directions, nothing trained (engine/rounds.h); needs validation data; the result is an adapter
+//   full                     all weights; the result is a model, that of all others an adapter (engine/adapter.h)
+//   probe                    the class head alone
+//   lora, adapterdrop        {"rank", "alpha", "targets"}
+//   ia3                      (engine/ia3.h)
+//   lora-xs, kvt             {"rank", "alpha", "init"} and {"core", "k", "rounds", "eta", "init"}, with "targets" (engine/rounds.h); need validation data
+// All but the first two: "head": true trains the class head as well, "fuse": "auto" fuses with the base as validation says, "drop": N leaves the
+// first N blocks alone (adapterdrop: 5/12 of them).
 struct TrainMethod {
   std::string name = "full";
+  bool head = false, fuse = false;
+  int64_t drop = -1;
   LoraOptions lora;
   RoundsOptions rounds;
 };

@@ -19,6 +19,7 @@ class Config {
   std::vector<Config> objects(const std::string& key);            // a list of at least one; call the finish() of each, too
   std::string text(const std::string& key);
   std::string text(const std::string& key, const std::string& fallback) { return has(key) ? text(key) : fallback; }
+  nlohmann::json value(const std::string& key) { return take(key); }      // whatever it is
   std::vector<std::string> texts(const std::string& key);         // a list of strings, or one
   int64_t count(const std::string& key, int64_t least, int64_t most);
   std::vector<int64_t> counts(const std::string& key, int64_t least, int64_t most);      // a list of at least one

@@ -4,6 +4,7 @@
 #include "engine/classify.h"
 #include "engine/fingerprint.h"
 #include "engine/load_encoder.h"
+#include "tools/commands.h"
 #include "tools/common.h"
 #include "tools/image_files.h"
 #include "tools/train.h"
@@ -128,9 +129,17 @@ void train_images(Config& config, const TrainPaths& paths) {
                   {"crop", std::to_string(how.augmentation.crop)}, {"channels", whole(shape.channels)}, {"layers", whole(shape.layers)},
                   {"heads", whole(shape.heads)}, {"head_size", whole(shape.head_size)}, {"hidden", whole(shape.hidden)}, {"patch_size", whole(shape.patch_size)},
                   {"pooling", shape.cls_token ? "cls" : "mean"}, {"activation", whole(int64_t(shape.activation))}};
+  job.head = &model.output;
+  if (judge)
+    job.fusion_losses = [&] {
+      return fusion_losses(validation.labels, 32, [&](std::span<const int64_t> indices) {
+        const Tensor pixels = image_batch(validation, indices, normalisation, {}, nullptr);
+        return twin_scores([&] { return model.logits(pixels); });
+      }, fusion_grid(), interrupted);
+    };
   if (!fresh) return run_method(std::move(job), method, model, base, paths);
   job.trained = all_weights(model);
-  job.result = [&] {
+  job.result = [&](Report&) {
     Gguf gguf;
     describe_vit(gguf, shape, normalisation);
     if (!images.classes.empty()) gguf.set("vit.class_names", images.classes);

@@ -91,7 +91,7 @@ void train_language(Config& config, const TrainPaths& paths) {
                   {"vocabulary", whole(shape.vocabulary)}, {"channels", whole(shape.channels)}, {"layers", whole(shape.layers)}, {"heads", whole(shape.heads)},
                   {"kv_heads", whole(shape.kv_heads)}, {"hidden", whole(shape.hidden)}, {"context", whole(shape.context)}, {"length", whole(length)},
                   {"tied_output", shape.tied_output ? "yes" : "no"}};
-  job.result = [&] { return model_file(gguf, *model, DType::F32); };
+  job.result = [&](Report&) { return model_file(gguf, *model, DType::F32); };
   run_job(job, paths);
 }
 

@@ -126,7 +126,7 @@ void train_translation(Config& config, const TrainPaths& paths) {
   job.identity["label_smoothing"] = std::to_string(smoothing);
   if (!fresh) return run_method(std::move(job), method, model, base, paths);
   job.trained = all_weights(model);
-  job.result = [&] {
+  job.result = [&](Report&) {
     Gguf gguf = tokenizer;
     store_seq2seq(gguf, model);
     return gguf;
