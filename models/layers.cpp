@@ -26,7 +26,9 @@ Tensor Linear::with(const Tensor& w, const Tensor& x) const {
       y = (*adapter)(x, y);
     } else if (rows == AdapterPass::Rows::base) {
       continue;
-    } else if (const Tensor changed = (*adapter)(adapted_rows(x), adapted_rows(y)); Tape::current()) {
+    } else if (const Tensor part = adapted_rows(y), changed = (*adapter)(adapted_rows(x), part); changed.same(part)) {
+      continue;
+    } else if (Tape::current()) {
       y = twins(base_rows(y), changed);
     } else {
       std::copy_n(changed.data(), changed.size(), y.data() + changed.size());      // y is this layer's own

@@ -56,9 +56,10 @@ static RoundsOptions rounds_options(const AdaptOptions& o) {
   return options;
 }
 
-// What an optimizer works on in one round.
+// What an optimizer works on in one round, or has before.
 static int64_t trained_numbers(const RoundsOptions& options, const std::vector<TargetLayer>& layers, int64_t k) {
   int64_t n = 0;
+  for (const Trained& t : options.beside) n += t.tensor.size();
   for (const TargetLayer& layer : layers) {
     const Shape& w = layer.linear->weight.shape;
     n += options.core == CoreForm::extracted ? 0 : options.core == CoreForm::spectral ? k : options.core == CoreForm::dense ? k * k : k * (w[0] + w[1]);
