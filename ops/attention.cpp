@@ -20,7 +20,7 @@ namespace {
 
 using kernel::Mat;
 
-constexpr int64_t key_block = 96, query_rows = 128;     // keys of one step, and queries that meet them
+constexpr int64_t query_rows = 128, key_block = 96;     // so many queries meet a block of keys while it is in the cache; keys of one, backward
 constexpr int64_t few_rows = 16;                        // up to here a panel has too many empty lanes
 constexpr int64_t key_split = 256, few_keys = 64, turn = 16;      // few rows: so many keys a job, a step of the softmax, a product
 constexpr float infinity = std::numeric_limits<float>::infinity(), log2_e = 1.44269504f, ln_2 = 0.693147181f;
@@ -118,10 +118,10 @@ void attend(float* y, float* lse, const Problem& p, const float* q, Rows k, Rows
   const kernel::Panel panel = kernel::attention_scores.best().traits;
   const int64_t D = p.D, row = p.H * D, most = panel.most, cuts = pieces(t1 - t0, most), panels = p.G * cuts;
   const int64_t begin = p.first(t0), end = p.limit(b, t1 - 1);
-  const int64_t block = pieces(pieces(end - begin, std::max<int64_t>(1, pieces(end - begin, key_block))), panel.keys) * panel.keys;
-  float* const queries = scratch.floats(panels * most * (D + 2) + (block + 6) * most + 2 * block * D);
-  float *const s = queries + panels * most * (D + 2), *const top = s + block * most, *const fix = top + most, *const keep = fix + most;
-  float *const share = keep + most, *const from = share + most, *const to = from + most, *const k_floats = to + most, *const v_floats = k_floats + block * D;
+  const int64_t block = pieces(pieces(end - begin, std::max<int64_t>(1, pieces(end - begin, panel.block))), panel.keys) * panel.keys;
+  float* const queries = scratch.floats(panels * most * (D + 2) + (block + 5) * most + 2 * block * D);
+  float *const s = queries + panels * most * (D + 2), *const top = s + block * most, *const fix = top + most, *const share = fix + most;
+  float *const from = share + most, *const to = from + most, *const k_floats = to + most, *const v_floats = k_floats + block * D;
 
   const auto take = [&](int64_t i) {
     const int64_t u0 = t0 + i % cuts * most, u1 = std::min(u0 + most, t1);
@@ -158,11 +158,8 @@ void attend(float* y, float* lse, const Problem& p, const float* q, Rows k, Rows
       if (x.lanes < panel.step) kernel::attention_dots_f32(s, x.q, keys, kj.stride, n, D), hide(s, top, n, seen);
       else kernel::attention_scores(s, top, x.q, x.lanes, keys, kj.stride, n, D, all ? nullptr : &seen);
       kernel::attention_softmax(s, x.m, x.l, fix, top, x.lanes, n);
-      for (int64_t r = 0; divide && r < x.lanes; ++r) {
-        share[r] = x.l[r] > 0 ? 1 / x.l[r] : x.l[r] - x.l[r];                                 // 0, and NaN for NaN
-        keep[r] = fix[r] * share[r];
-      }
-      kernel::attention_values_f32(y + p.query(b, x.t0, 0) + x.h * D, row, j0 == first ? nullptr : divide ? keep : fix, divide ? share : nullptr, s, x.lanes,
+      for (int64_t r = 0; divide && r < x.lanes; ++r) share[r] = x.l[r] > 0 ? 1 / x.l[r] : x.l[r] - x.l[r];      // 0, and NaN for NaN
+      kernel::attention_values_f32(y + p.query(b, x.t0, 0) + x.h * D, row, j0 == first ? nullptr : fix, divide ? share : nullptr, s, x.lanes,
                                    vj.p + (j0 - j) * vj.stride, vj.stride, x.t1 - x.t0, n, D);
     }
   }

@@ -64,14 +64,14 @@ static void values_reference(float* o, int64_t ldo, const float* keep, const flo
       float total = 0;
       for (int64_t j = 0; j < keys; ++j) total += p[j * lanes + r] * number(v[j * ldv + d]);
       float& to = o[r * ldo + d];
-      to = (keep ? keep[r] * to : 0) + (share ? share[r] : 1) * total;
+      to = (share ? share[r] : 1) * ((keep ? keep[r] * to : 0) + total);
     }
 }
 
 namespace kernel {
 Kernel<void(float*, int64_t, const float*, int64_t, int64_t, int64_t, float)> attention_pack("attention_pack", pack_reference);
 Kernel<void(float*, float*, const float*, int64_t, const float*, int64_t, int64_t, int64_t, const Seen*), Panel> attention_scores("attention_scores", scores_reference,
-                                                                                                                      {4, 32, 1});
+                                                                                                                      {4, 32, 1, 64});
 Kernel<void(float*, const float*, const float*, int64_t, int64_t, int64_t)> attention_dots_f32("attention_dots_f32", dots_reference<float>);
 Kernel<void(float*, const float*, const uint16_t*, int64_t, int64_t, int64_t)> attention_dots_f16("attention_dots_f16", dots_reference<uint16_t>);
 Kernel<void(float*, float*, float*, float*, const float*, int64_t, int64_t)> attention_softmax("attention_softmax", softmax_reference);

@@ -151,8 +151,9 @@ extern Kernel<void(float* dgate, float* dup, const float* gate, const float* up,
 //      q [D, lanes]            s, p [keys, lanes]           o [queries, D]
 //      one query a column      one query a column           one query a row
 
-// What a variant takes for a panel: a multiple of `step` lanes, `most` at the most. A block of a multiple of `keys` leaves no remainder.
-struct Panel { int step, most, keys; };
+// What a variant takes for a panel: a multiple of `step` lanes, `most` at the most. Its tiles are of `keys` keys, and a block of them
+// is about `block`: many enough that outputs are rescaled seldom, few enough that the scores between the two products stay in the cache.
+struct Panel { int step, most, keys, block; };
 
 // y[d lanes + i] = scale x_i[d] for `rows` rows of D numbers, ldx apart; 0 for rows ≤ i < lanes.
 extern Kernel<void(float* y, int64_t lanes, const float* x, int64_t ldx, int64_t rows, int64_t D, float scale)> attention_pack;
@@ -171,7 +172,7 @@ extern Kernel<void(float* s, const float* q, const uint16_t* k, int64_t ldk, int
 // top ≥ m and top ≥ s. Where it is −∞, so are they: p = 0 and fix = 1. Powers below 2^−126.5 are 0.  lanes: 4, or as in Panel
 extern Kernel<void(float* s, float* m, float* l, float* fix, const float* top, int64_t lanes, int64_t keys)> attention_softmax;
 
-// o_r ← keep_r o_r + share_r Σ_j p[j, r] v_j for the first `rows` queries. keep may be null: o is not read. share may be null: all 1.
+// o_r ← share_r (keep_r o_r + Σ_j p[j, r] v_j) for the first `rows` queries. keep may be null: o is not read. share may be null: all 1.
 extern Kernel<void(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const float* v, int64_t ldv, int64_t rows, int64_t keys, int64_t D)> attention_values_f32;
 extern Kernel<void(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const uint16_t* v, int64_t ldv, int64_t rows, int64_t keys, int64_t D)> attention_values_f16;
 

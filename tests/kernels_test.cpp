@@ -437,8 +437,8 @@ template <class K>
 std::function<bool(int)> takes(const K& kernel, int64_t lanes) {
   return [&kernel, lanes](int v) {
     for (int i = 0; i < kernel::attention_scores.variants(); ++i) {
-      const auto [step, most, keys] = kernel::attention_scores.variant(i).traits;
-      if (kernel::attention_scores.isa(i) == kernel.isa(v)) return lanes % step == 0 && lanes <= most;
+      const kernel::Panel panel = kernel::attention_scores.variant(i).traits;
+      if (kernel::attention_scores.isa(i) == kernel.isa(v)) return lanes % panel.step == 0 && lanes <= panel.most;
     }
     return false;
   };
@@ -515,22 +515,23 @@ void attention_softmax_case() {
 
 template <class K, class Number>
 void attention_values_case(const K& kernel, Number convert) {
-  for_blocks([&](int64_t lanes, int64_t keys, int64_t D) {
-    for (int64_t rows = lanes; rows > 0; rows -= rows > 5 ? 5 : 1)
-      parity(kernel, 1e-6, [&](auto fn) {
-        using T = decltype(convert(0.f));
-        const int64_t ldo = D + rows % 3, ldv = D + keys % 2;
-        const Floats numbers = random(keys * ldv - ldv + D, 50);
-        std::vector<T> stored;
-        for (float x : numbers) stored.push_back(convert(x));
-        Guarded<T> v(stored, int(D % 4));
-        Guarded<float> o(random(rows * ldo - ldo + D, 51), int(keys % 4)), p(random(keys * lanes, 52), 1), keep(random(rows, 53), 2), share(random(rows, 54), 3);
-        if (rows % 2) std::fill_n(o.data(), o.size(), NAN);               // not read without keep
-        fn(o, ldo, rows % 2 ? nullptr : keep.data(), rows % 3 ? share.data() : nullptr, p, lanes, v, ldv, rows, keys, D);
-        for (int64_t i = 0; i < o.size(); ++i)
-          if (i % ldo >= D) o[i] = 0;                                     // what lies between rows may be NaN still
-        return collect(o, 1 + double(keys));
-      }, takes(kernel, lanes));
+  for_blocks([&](int64_t panel, int64_t keys, int64_t D) {
+    for (const int64_t lanes : {panel, int64_t(4)})
+      for (int64_t rows = lanes; rows > 0; rows -= rows > 5 ? 5 : 1)
+        parity(kernel, 1e-6, [&](auto fn) {
+          using T = decltype(convert(0.f));
+          const int64_t ldo = D + rows % 3, ldv = D + keys % 2;
+          const Floats numbers = random(keys * ldv - ldv + D, 50);
+          std::vector<T> stored;
+          for (float x : numbers) stored.push_back(convert(x));
+          Guarded<T> v(stored, int(D % 4));
+          Guarded<float> o(random(rows * ldo - ldo + D, 51), int(keys % 4)), p(random(keys * lanes, 52), 1), keep(random(rows, 53), 2), share(random(rows, 54), 3);
+          if (rows % 2) std::fill_n(o.data(), o.size(), NAN);             // not read without keep
+          fn(o, ldo, rows % 2 ? nullptr : keep.data(), rows % 3 ? share.data() : nullptr, p, lanes, v, ldv, rows, keys, D);
+          for (int64_t i = 0; i < o.size(); ++i)
+            if (i % ldo >= D) o[i] = 0;                                   // what lies between rows may be NaN still
+          return collect(o, 1 + double(keys));
+        }, lanes == 4 ? takes_all : takes(kernel, lanes));
   });
 }
 

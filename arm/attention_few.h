@@ -1,0 +1,92 @@
+// Attention for up to four queries, one to a lane or to a row of sums, with keys and values as they are stored: F32, or F16 by FCVTL.
+//
+//   dots     16 sums: 4 keys × 4 queries along D, four numbers at a time; added across at the end        4 of q, 1 of k
+//   values   16 sums: 4 queries × 16 numbers of D                                                        4 of v, 1 of weights, by lane
+#pragma once
+#include <arm_neon.h>
+
+#include "ops/simd/attention.h"
+
+namespace kvt {
+namespace {
+
+// Four keys and four queries, so that no sum waits for the one before. Their products lie along D, and are summed across in the end.
+template <class Format>
+void dots_of_four(float* s, const float* q, const typename Format::Number* k, int64_t ldk, int64_t keys, int64_t D) {
+  for (int64_t j = 0; j < keys; j += 4, s += 16) {
+    const typename Format::Number* row[4];
+    for (int64_t i = 0; i < 4; ++i) {
+      row[i] = k + std::min(j + i, keys - 1) * ldk;
+      ask_ahead(row[i], ldk, D);
+    }
+    float32x4_t sums[4][4];
+#pragma GCC unroll 4
+    for (auto& of_key : sums)
+#pragma GCC unroll 4
+      for (float32x4_t& x : of_key) x = vdupq_n_f32(0);
+    const auto add = [&](auto key, auto query) __attribute__((always_inline)) {
+      const float32x4_t q0 = query(q), q1 = query(q + D), q2 = query(q + 2 * D), q3 = query(q + 3 * D);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        const float32x4_t x = key(row[i]);
+        sums[i][0] = vfmaq_f32(sums[i][0], x, q0), sums[i][1] = vfmaq_f32(sums[i][1], x, q1);
+        sums[i][2] = vfmaq_f32(sums[i][2], x, q2), sums[i][3] = vfmaq_f32(sums[i][3], x, q3);
+      }
+    };
+    int64_t d = 0;
+    for (; d + 4 <= D; d += 4)
+      add([=](const auto* p) -> float32x4_t { return Format::widen(p + d); }, [=](const float* p) -> float32x4_t { return vld1q_f32(p + d); });
+    if (d < D)
+      add([=](const auto* p) -> float32x4_t { return widen_part<Format>(p + d, D - d); }, [=](const float* p) -> float32x4_t { return load(p + d, D - d, 0); });
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const float32x4_t sum = vpaddq_f32(vpaddq_f32(sums[i][0], sums[i][1]), vpaddq_f32(sums[i][2], sums[i][3]));
+      if (j + i < keys) vst1q_f32(s + 4 * i, sum);
+    }
+  }
+}
+
+// C vectors of D: weights of a key in one vector, by lane
+template <class Format, int C>
+inline void values_of_four(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const typename Format::Number* v, int64_t ldv,
+                           int64_t rows, int64_t keys) {
+  float32x4_t sums[4][C];
+#pragma GCC unroll 4
+  for (auto& of_query : sums)
+#pragma GCC unroll 4
+    for (float32x4_t& x : of_query) x = vdupq_n_f32(0);
+  for (int64_t j = 0; j < keys; ++j, p += lanes, v += ldv) {
+    const float32x4_t w = vld1q_f32(p);
+    __builtin_prefetch(v + rows_ahead * ldv, 0, 3);
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) {
+      const float32x4_t x = Format::widen(v + c * 4);
+      sums[0][c] = vfmaq_laneq_f32(sums[0][c], x, w, 0), sums[1][c] = vfmaq_laneq_f32(sums[1][c], x, w, 1);
+      sums[2][c] = vfmaq_laneq_f32(sums[2][c], x, w, 2), sums[3][c] = vfmaq_laneq_f32(sums[3][c], x, w, 3);
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < 4; ++r) {
+    if (r >= rows) break;
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) {
+      float* const to = o + r * ldo + c * 4;
+      float32x4_t x = sums[r][c];
+      if (keep) x = vfmaq_n_f32(x, vld1q_f32(to), keep[r]);
+      vst1q_f32(to, share ? vmulq_n_f32(x, share[r]) : x);
+    }
+  }
+}
+
+template <class Format>
+void few_values(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const typename Format::Number* v, int64_t ldv,
+                int64_t rows, int64_t keys, int64_t D) {
+  if (rows > 4) return attention_values<Format>(o, ldo, keep, share, p, lanes, v, ldv, rows, keys, D);
+  int64_t d = 0;
+  for (; d + 16 <= D; d += 16) values_of_four<Format, 4>(o + d, ldo, keep, share, p, lanes, v + d, ldv, rows, keys);
+  for (; d + 4 <= D; d += 4) values_of_four<Format, 1>(o + d, ldo, keep, share, p, lanes, v + d, ldv, rows, keys);
+  if (d < D) attention_values<Format>(o + d, ldo, keep, share, p, lanes, v + d, ldv, rows, keys, D - d);
+}
+
+}  // namespace
+}  // namespace kvt

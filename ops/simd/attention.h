@@ -1,0 +1,285 @@
+// The pieces of attention for vectors of any length (contracts: ops/kernels.h). Queries lie in the lanes, so that scores come out of the first product as the
+// second wants to read them, and the softmax between the two is arithmetic on whole vectors.
+//
+//   scores   acc[R keys][C vectors of queries] = Σ_d k[j, d] q[d, :]        keys broadcast where they lie
+//   values   acc[R queries][C vectors of D]    = Σ_j p[j, r] v[j, :]        weights broadcast, R neighbours
+#pragma once
+#include "ops/simd/formats.h"
+#include "ops/simd/tile.h"
+
+namespace kvt {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int score_keys = 12, score_vectors = 2, value_rows = 6, value_vectors = 4;     // 24 + 2 + 1, 24 + 4 + 1 of 32 registers
+#elif defined(__AVX2__)
+constexpr int score_keys = 6, score_vectors = 2, value_rows = 6, value_vectors = 2;      // 12 + 2 + 1 of 16
+#elif defined(__aarch64__)
+constexpr int score_keys = 4, score_vectors = 2, value_rows = 4, value_vectors = 4;      // what arm/attention.cpp leaves over
+#else
+constexpr int score_keys = 4, score_vectors = 2, value_rows = 4, value_vectors = 2;      // 8 + 2 + 1 + 1 for a product, of 16
+#endif
+
+// --- queries into lanes ---
+
+// Rows i, i + 4, i + 8 … of W rows: four numbers of each, side by side
+inline V quads(const float* const* row, int i, int64_t d) {
+#if defined(__AVX512F__)
+  const __m256 low = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row[i] + d)), _mm_loadu_ps(row[i + 4] + d), 1);
+  const __m256 high = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row[i + 8] + d)), _mm_loadu_ps(row[i + 12] + d), 1);
+  return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+#elif defined(__AVX2__)
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row[i] + d)), _mm_loadu_ps(row[i + 4] + d), 1);
+#else
+  return load(row[i] + d);
+#endif
+}
+
+// Transposes the 4 × 4 numbers in each 128 bits of four vectors.
+inline void transpose_quads(V (&x)[4]) {
+#if defined(__AVX512F__)
+  const __m512 a = _mm512_unpacklo_ps(x[0], x[1]), b = _mm512_unpackhi_ps(x[0], x[1]), c = _mm512_unpacklo_ps(x[2], x[3]), d = _mm512_unpackhi_ps(x[2], x[3]);
+  x[0] = _mm512_shuffle_ps(a, c, 0x44), x[1] = _mm512_shuffle_ps(a, c, 0xee), x[2] = _mm512_shuffle_ps(b, d, 0x44), x[3] = _mm512_shuffle_ps(b, d, 0xee);
+#elif defined(__AVX2__)
+  const __m256 a = _mm256_unpacklo_ps(x[0], x[1]), b = _mm256_unpackhi_ps(x[0], x[1]), c = _mm256_unpacklo_ps(x[2], x[3]), d = _mm256_unpackhi_ps(x[2], x[3]);
+  x[0] = _mm256_shuffle_ps(a, c, 0x44), x[1] = _mm256_shuffle_ps(a, c, 0xee), x[2] = _mm256_shuffle_ps(b, d, 0x44), x[3] = _mm256_shuffle_ps(b, d, 0xee);
+#elif defined(__aarch64__)
+  const float32x4_t a = vzip1q_f32(x[0], x[2]), b = vzip2q_f32(x[0], x[2]), c = vzip1q_f32(x[1], x[3]), d = vzip2q_f32(x[1], x[3]);
+  x[0] = vzip1q_f32(a, c), x[1] = vzip2q_f32(a, c), x[2] = vzip1q_f32(b, d), x[3] = vzip2q_f32(b, d);
+#else
+  __m128 a = x[0], b = x[1], c = x[2], d = x[3];
+  _MM_TRANSPOSE4_PS(a, b, c, d);
+  x[0] = a, x[1] = b, x[2] = c, x[3] = d;
+#endif
+}
+
+inline void attention_pack(float* y, int64_t lanes, const float* x, int64_t ldx, int64_t rows, int64_t D, float scale) {
+  for (int64_t at = 0; at < lanes; at += W) {
+    const float* row[W];
+    alignas(64) float factor[W];
+    for (int i = 0; i < W; ++i) {
+      row[i] = x + std::clamp<int64_t>(at + i, 0, std::max<int64_t>(rows - 1, 0)) * ldx;
+      factor[i] = at + i < rows ? scale : 0;
+    }
+    const V factors = V::load_aligned(factor);
+    const auto used = factors != V(0.0f);                   // what is not may be infinite: never multiply it by zero
+    int64_t d = 0;
+    for (; rows > 0 && d + 4 <= D; d += 4) {
+      V v[4] = {quads(row, 0, d), quads(row, 1, d), quads(row, 2, d), quads(row, 3, d)};
+      transpose_quads(v);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) store(y + (d + i) * lanes + at, xsimd::select(used, v[i] * factors, V(0.0f)));
+    }
+    for (; d < D; ++d)
+      for (int i = 0; i < W; ++i) y[d * lanes + at + i] = at + i < rows ? scale * row[i][d] : 0;
+  }
+}
+
+// --- scores ---
+
+template <int R, int C>
+inline void score_tile(float* s, V (&top)[C], const float* q, int64_t lanes, const float* k, int64_t ldk, int64_t D, const kernel::Seen* seen, int64_t at, int64_t j) {
+  V acc[R][C];
+  clear(acc);
+  multiply<R, C>(acc, k, ldk, 1, [=](int64_t d, int c) { return load(q + d * lanes + c * W); }, D);
+#pragma GCC unroll 14
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) {
+      V x = acc[r][c];
+      if (seen) {
+        const V key(float(j + r));
+        x = xsimd::select(key >= load(seen->from + at + c * W) && key < load(seen->to + at + c * W), x, V(-infinity));
+      }
+      store(s + r * lanes + c * W, x);
+      top[c] = xsimd::max(top[c], x);
+    }
+}
+
+// Keys in tiles of R, then what is left in smaller ones.
+template <int R, int C>
+inline void score_keys_of(float* s, V (&top)[C], const float* q, int64_t lanes, const float* k, int64_t ldk, int64_t keys, int64_t D, const kernel::Seen* seen,
+                   int64_t at, int64_t j) {
+  for (; keys - j >= R; j += R) score_tile<R, C>(s + j * lanes, top, q, lanes, k + j * ldk, ldk, D, seen, at, j);
+  if constexpr (R > 1)
+    if (j < keys) score_keys_of<(R > 8 ? 8 : R > 4 ? 4 : R / 2), C>(s, top, q, lanes, k, ldk, keys, D, seen, at, j);
+}
+
+template <int C>
+void score_columns(float* s, float* top, const float* q, int64_t lanes, const float* k, int64_t ldk, int64_t keys, int64_t D, const kernel::Seen* seen, int64_t at) {
+  V largest[C];
+  for (int c = 0; c < C; ++c) largest[c] = load(top + at + c * W);
+  score_keys_of<score_keys, C>(s + at, largest, q + at, lanes, k, ldk, keys, D, seen, at, 0);
+  for (int c = 0; c < C; ++c) store(top + at + c * W, largest[c]);
+}
+
+inline void attention_scores(float* s, float* top, const float* q, int64_t lanes, const float* k, int64_t ldk, int64_t keys, int64_t D, const kernel::Seen* seen) {
+  int64_t at = 0;
+  for (; at + score_vectors * W <= lanes; at += score_vectors * W) score_columns<score_vectors>(s, top, q, lanes, k, ldk, keys, D, seen, at);
+  for (; at < lanes; at += W) score_columns<1>(s, top, q, lanes, k, ldk, keys, D, seen, at);
+}
+
+// The sums of W vectors, four a key, side by side
+inline V sums_of(V (&x)[W]) {
+  V key[W / 4];
+#pragma GCC unroll 4
+  for (int i = 0; i < W / 4; ++i) {
+    V quad[4] = {x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]};
+    transpose_quads(quad);
+    key[i] = (quad[0] + quad[1]) + (quad[2] + quad[3]);     // in each 128 bits a part of the four sums
+  }
+#if defined(__AVX512F__)
+  const V low = V(_mm512_shuffle_f32x4(key[0], key[1], 0x44)) + V(_mm512_shuffle_f32x4(key[0], key[1], 0xee));
+  const V high = V(_mm512_shuffle_f32x4(key[2], key[3], 0x44)) + V(_mm512_shuffle_f32x4(key[2], key[3], 0xee));
+  return V(_mm512_shuffle_f32x4(low, high, 0x88)) + V(_mm512_shuffle_f32x4(low, high, 0xdd));
+#elif defined(__AVX2__)
+  return V(_mm256_permute2f128_ps(key[0], key[1], 0x20)) + V(_mm256_permute2f128_ps(key[0], key[1], 0x31));
+#else
+  return key[0];
+#endif
+}
+
+// Few queries wait for memory: rows are asked for this many ahead, which is when this head of keys has its next turn.
+constexpr int64_t rows_ahead = 16;
+template <class Number>
+[[gnu::always_inline]] inline void ask_ahead(const Number* row, int64_t ld, int64_t D) {
+  const auto* const from = reinterpret_cast<const char*>(row + rows_ahead * ld);
+  for (int64_t i = 0; i < D * int64_t(sizeof(Number)); i += 64) __builtin_prefetch(from + i, 0, 3);
+}
+
+// The dot products of W/4 keys at a time with four queries
+template <class Format>
+void attention_dots(float* s, const float* q, const typename Format::Number* k, int64_t ldk, int64_t keys, int64_t D) {
+  constexpr int at_once = W / 4;
+  for (int64_t j = 0; j < keys; j += at_once, s += W, k += at_once * ldk) {
+    const int64_t n = std::min<int64_t>(at_once, keys - j);
+    V acc[W];
+#pragma GCC unroll 4
+    for (int i = 0; i < at_once; ++i) {                     // key by key: memory is what few queries wait for, and it likes order
+      const auto* const key = k + (i < n ? i : 0) * ldk;
+      ask_ahead(key, ldk, D);
+      V a0(0.0f), a1(0.0f), a2(0.0f), a3(0.0f);
+      const auto add = [&](V x, auto query) __attribute__((always_inline)) {
+        a0 = fma(x, query(q), a0);
+        a1 = fma(x, query(q + D), a1);
+        a2 = fma(x, query(q + 2 * D), a2);
+        a3 = fma(x, query(q + 3 * D), a3);
+      };
+      int64_t d = 0;
+      for (; d + W <= D; d += W) add(Format::widen(key + d), [=](const float* p) { return load(p + d); });
+      if (d < D) add(widen_part<Format>(key + d, D - d), [=](const float* p) { return load(p + d, D - d, 0); });
+      acc[4 * i] = a0, acc[4 * i + 1] = a1, acc[4 * i + 2] = a2, acc[4 * i + 3] = a3;
+    }
+    const V sums = sums_of(acc);
+    if (n == at_once) store(s, sums);
+    else store(s, 4 * n, sums);
+  }
+}
+
+// --- softmax ---
+
+// One vector of queries, or four queries in a vector of several keys: `step` numbers from one to the next
+inline V weights(float* s, int64_t step, int64_t n, V top) {
+  V total[2] = {V(0.0f), V(0.0f)};
+  int64_t j = 0;
+  for (; j + 2 <= n; j += 2, s += 2 * step)
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      const V p = exp2_negative(load(s + i * step) - top);
+      store(s + i * step, p);
+      total[i] += p;
+    }
+  if (j < n) {
+    const V p = exp2_negative(load(s) - top);
+    store(s, p);
+    total[0] += p;
+  }
+  return total[0] + total[1];
+}
+
+// Where nothing was seen, top is −∞; any finite number in its place gives the weights 0.
+inline V finite(V top) { return xsimd::select(top == V(-infinity), V(0.0f), top); }
+inline V correction(V m, V top) { return xsimd::select(top == V(-infinity), V(1.0f), exp2_negative(m - finite(top))); }
+
+inline void softmax_of_four(float* s, float* m, float* l, float* fix, const float* top, int64_t keys) {
+  alignas(64) float tops[W], before[W], fixes[W], sums[W];
+  for (int i = 0; i < W; ++i) tops[i] = top[i % 4], before[i] = m[i % 4];
+  const V t = V::load_aligned(tops);
+  const int64_t whole = 4 * keys / W, left = 4 * keys % W;
+  V total = weights(s, W, whole, finite(t));
+  if (left > 0) {
+    const V p = exp2_negative(load(s + whole * W, left, -infinity) - finite(t));
+    store(s + whole * W, left, p);
+    total += p;
+  }
+  total.store_aligned(sums);
+  correction(V::load_aligned(before), t).store_aligned(fixes);
+  for (int i = 4; i < W; ++i) sums[i % 4] += sums[i];
+  for (int i = 0; i < 4; ++i) fix[i] = fixes[i], l[i] = l[i] * fix[i] + sums[i], m[i] = top[i];
+}
+
+inline void attention_softmax(float* s, float* m, float* l, float* fix, const float* top, int64_t lanes, int64_t keys) {
+  if (lanes < W) return softmax_of_four(s, m, l, fix, top, keys);
+  for (int64_t at = 0; at < lanes; at += W) {
+    const V t = load(top + at), c = correction(load(m + at), t);
+    store(fix + at, c);
+    store(l + at, fma(load(l + at), c, weights(s + at, lanes, keys, finite(t))));
+    store(m + at, t);
+  }
+}
+
+// --- values ---
+
+template <int R, class B, class Read, class Write, int C>
+[[gnu::always_inline]] inline void value_tile(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, B b, int64_t keys, Read read,
+                                              Write write, std::integral_constant<int, C>) {
+  V acc[R][C];
+  clear(acc);
+  multiply<R, C>(acc, p, 1, lanes, b, keys);
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) {
+      V x = acc[r][c];
+      if (keep) x = fma(V(keep[r]), read(o + r * ldo + c * W), x);
+      if (share) x *= V(share[r]);
+      write(o + r * ldo + c * W, x);
+    }
+}
+
+// C vectors of R queries at a time, then with a smaller C what is left of D.
+template <class Format, int R, int C>
+inline void value_columns(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const typename Format::Number* v, int64_t ldv,
+                          int64_t keys, int64_t D, int64_t d) {
+  for (; d + C * W <= D; d += C * W)
+    value_tile<R>(o + d, ldo, keep, share, p, lanes, [=](int64_t j, int c) {
+      if (R <= 4 && c % (sizeof(typename Format::Number) == 2 ? 2 : 1) == 0) __builtin_prefetch(v + (j + rows_ahead) * ldv + d + c * W, 0, 3);
+      return Format::widen(v + j * ldv + d + c * W);
+    }, keys,
+                  [](const float* x) { return load(x); }, [](float* x, V y) { store(x, y); }, std::integral_constant<int, C>());
+  if constexpr (C > 1) {
+    if (d < D) value_columns<Format, R, C / 2>(o, ldo, keep, share, p, lanes, v, ldv, keys, D, d);
+  } else if (d < D) {
+    const int64_t n = D - d;
+    value_tile<R>(o + d, ldo, keep, share, p, lanes, [=](int64_t j, int) { return widen_part<Format>(v + j * ldv + d, n); }, keys,
+                  [=](const float* x) { return load(x, n, 0); }, [=](float* x, V y) { store(x, n, y); }, std::integral_constant<int, 1>());
+  }
+}
+
+template <class Format, int R>
+inline void value_rows_of(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const typename Format::Number* v, int64_t ldv,
+                          int64_t rows, int64_t keys, int64_t D, int64_t r) {
+  for (; rows - r >= R; r += R)
+    value_columns<Format, R, value_vectors>(o + r * ldo, ldo, keep ? keep + r : nullptr, share ? share + r : nullptr, p + r, lanes, v, ldv, keys, D, 0);
+  if constexpr (R > 1)
+    if (r < rows) value_rows_of<Format, (R > 4 ? 4 : R - 1)>(o, ldo, keep, share, p, lanes, v, ldv, rows, keys, D, r);
+}
+
+template <class Format>
+void attention_values(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const typename Format::Number* v, int64_t ldv,
+                      int64_t rows, int64_t keys, int64_t D) {
+  value_rows_of<Format, value_rows>(o, ldo, keep, share, p, lanes, v, ldv, rows, keys, D, 0);
+}
+
+}  // namespace
+}  // namespace kvt
