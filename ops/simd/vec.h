@@ -34,6 +34,23 @@ constexpr float infinity = std::numeric_limits<float>::infinity();
 
 inline V load(const float* p) { return V::load_unaligned(p); }
 inline void store(float* p, V v) { v.store_unaligned(p); }
+
+// A float as its bits, and back. xsimd 8 does this on NEON through a table of functions: calls in the middle of a loop.
+inline I bits(V v) {
+#if defined(__aarch64__)
+  return vreinterpretq_s32_f32(v);
+#else
+  return xsimd::bitwise_cast<I>(v);
+#endif
+}
+inline V from_bits(I v) {
+#if defined(__aarch64__)
+  return vreinterpretq_f32_s32(v);
+#else
+  return xsimd::bitwise_cast<V>(v);
+#endif
+}
+
 inline V fma(V a, V b, V c) { return xsimd::fma(a, b, c); }        // a b + c
 
 // The first n < W numbers; the rest of the vector is `fill`. Nothing behind the n-th is touched.
@@ -107,7 +124,7 @@ inline V exp(V x) {
   p = fma(p, r, V(1.6666665459e-1f));
   p = fma(p, r, V(5.0000001201e-1f));
   p = fma(p, r * r, r + V(1.0f));
-  const V half_power = xsimd::bitwise_cast<V>((xsimd::bitwise_cast<I>(shifted) << 23) + I(126 << 23));
+  const V half_power = from_bits((bits(shifted) << 23) + I(126 << 23));
   return xsimd::select(x < V(-86.5f), V(0.0f), p * half_power * V(2.0f));
 }
 
@@ -123,7 +140,7 @@ inline V exp2_negative(V y) {
   p = fma(p, f, V(0.240221197f));
   p = fma(p, f, V(0.693146967f));
   p = fma(p, f, V(1.00000007f));
-  return p * xsimd::bitwise_cast<V>(xsimd::bitwise_cast<I>(shifted) << 23);
+  return p * from_bits(bits(shifted) << 23);
 }
 
 inline V sigmoid(V x) { return V(1.0f) / (V(1.0f) + exp(-x)); }
