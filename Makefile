@@ -10,6 +10,7 @@ export KVT_DATA
 core_packages   := g++ meson ninja-build pkg-config python3 libxsimd-dev libopenblas-dev nlohmann-json3-dev libcli11-dev zlib1g-dev libstb-dev doctest-dev
 bench_packages  := libbenchmark-dev
 arm_packages    := g++-aarch64-linux-gnu qemu-user-static
+arm_bench_packages := qemu-user llvm-19 gcc
 clang_packages  := clang libclang-rt-14-dev
 format_packages := clang-format
 model_packages  := python3-pip
@@ -28,7 +29,7 @@ need = @missing=""; for p in $(1); do dpkg-query -W -f '$${Status}' $$p 2>/dev/n
 # $(call configure,folder,meson arguments)
 configure = @[ -f $(1)/build.ninja ] || $(CC_ENV) meson setup $(1) $(2) $(MESON_ARGS) >$(1).log 2>&1 || { tail -n 20 $(1).log; exit 1; }; rm -f $(1).log
 
-.PHONY: help build run run-tiny model demo-model tour train-vit train-translation test bench bench-peers bench-attention bench-encoders asan tsan arm clang format clean
+.PHONY: help build run run-tiny model demo-model tour train-vit train-translation test bench bench-peers bench-attention bench-encoders asan tsan arm arm-bench clang format clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -105,13 +106,24 @@ clang:
 	@tests/run.sh build-clang
 
 ## make arm          cross build for aarch64; all tests under qemu as cortex-a72 (ARMv8.0) and as max
-# Header-only libraries serve both architectures: build-arm/include shows the cross compiler those, and nothing else of the host.
 arm:
 	$(call need,$(core_packages) $(arm_packages))
-	@mkdir -p build-arm/include && for h in doctest nlohmann CLI xsimd; do ln -sfn /usr/include/$$h build-arm/include/$$h; done
-	@[ -f build-arm/build/build.ninja ] || meson setup build-arm/build --cross-file arm/aarch64.ini -Dopenblas=disabled -Dcpp_args=-isystem$(CURDIR)/build-arm/include >build-arm.log 2>&1 || { tail -n 20 build-arm.log; exit 1; }; rm -f build-arm.log
+	$(call configure_arm)
 	@ninja -C build-arm/build
 	@for cpu in cortex-a72 max; do echo "== aarch64, -cpu $$cpu"; QEMU_CPU=$$cpu tests/run.sh build-arm/build || exit 1; done
+
+# Header-only libraries serve both architectures: build-arm/include shows the cross compiler those, and nothing else of the host.
+configure_arm = @mkdir -p build-arm/include && for h in doctest nlohmann CLI xsimd; do ln -sfn /usr/include/$$h build-arm/include/$$h; done; \
+  [ -f build-arm/build/build.ninja ] || meson setup build-arm/build --cross-file arm/aarch64.ini -Dopenblas=disabled -Dcpp_args=-isystem$(CURDIR)/build-arm/include >build-arm.log 2>&1 || { tail -n 20 build-arm.log; exit 1; }; rm -f build-arm.log
+
+## make arm-bench    modelled cycles of attention and other kernels on Cortex-A53, Cortex-A72 and Neoverse N1 (tools/armcycles)
+arm-bench:
+	$(call need,$(core_packages) $(arm_packages) $(arm_bench_packages))
+	$(call configure_arm)
+	@tools/armcycles/fetch_openblas.sh .cache/arm64 || echo "OpenBLAS for arm64 could not be fetched: its lines are left out."
+	@meson setup --reconfigure build-arm/build -Dbench_openblas="$$([ -f .cache/arm64/libopenblas.a ] && echo $(CURDIR)/.cache/arm64)" >/dev/null
+	@ninja -C build-arm/build arm_bench
+	@tools/armcycles/armcycles.py --json .cache/arm-bench.json build-arm/build/arm_bench
 
 ## make bench        kernels and operations on this machine (Google Benchmark)
 bench:
