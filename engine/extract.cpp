@@ -42,6 +42,7 @@ std::vector<LayerGradient> extract_gradients(const Task& task, const std::vector
   sketches.reserve(layers.size());
   for (const TargetLayer& layer : layers) sketches.emplace_back(layer.linear->weight.shape[0], layer.linear->weight.shape[1], tests);
   {
+    const Storage::Reuse blocks;
     const Taps taps(layers, sketches);
     double total = 0;
     int64_t seen = 0;
@@ -50,7 +51,7 @@ std::vector<LayerGradient> extract_gradients(const Task& task, const std::vector
       const auto batch = std::span<const int64_t>(indices).subspan(size_t(begin), size_t(std::min(options.batch, task.size() - begin)));
       const int64_t n = task.extent(batch).labels;
       if (n > 0) {
-        Tape tape;
+        Tape tape(options.precision);
         const Tensor l = task.loss(batch, {.random = nullptr, .recompute = options.recompute});
         total += double(l.item()) * double(n);
         seen += n;

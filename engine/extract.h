@@ -19,6 +19,7 @@ struct LayerGradient {
 struct ExtractOptions {
   int64_t k = 8;
   int64_t batch = 1;                 // examples in one forward pass; the result is the same up to rounding
+  Precision precision = Precision::f32;      // of the pass (ops/precision.h)
   bool recompute = false;            // of activations in backward: less memory, about a third more time
   uint64_t seed = 0;                 // of Ω and Ψ
 };

@@ -40,6 +40,14 @@ Tensor CausalTask::loss(std::span<const int64_t> indices, const Pass& pass) cons
   return model_.loss(model_.hidden(b.tokens, b.B, b.T, {.cache = nullptr, .recompute = pass.recompute}), b.labels);
 }
 
+const char* name(Precision precision) { return precision == Precision::bf16 ? "bf16" : "f32"; }
+
+Precision precision_named(const std::string& name) {
+  if (name == "bf16") return Precision::bf16;
+  require(name == "f32", "train: no precision '", name, "'; there are f32 and bf16");
+  return Precision::f32;
+}
+
 std::map<std::string, std::string> TrainOptions::describe() const {
   const auto real = [](float x) {
     std::ostringstream text;
@@ -50,7 +58,7 @@ std::map<std::string, std::string> TrainOptions::describe() const {
   return {{"steps", std::to_string(steps)}, {"epochs", std::to_string(epochs)}, {"batch", std::to_string(batch)},
           {"accumulate", std::to_string(accumulate)}, {"schedule", name(schedule)}, {"lr", real(lr)}, {"warmup", std::to_string(warmup)},
           {"clip", real(clip)}, {"beta1", real(optimizer.beta1)}, {"beta2", real(optimizer.beta2)}, {"eps", real(optimizer.eps)},
-          {"weight-decay", real(optimizer.weight_decay)}, {"seed", std::to_string(seed)}, {"recompute", recompute ? "yes" : "no"},
+          {"weight-decay", real(optimizer.weight_decay)}, {"seed", std::to_string(seed)}, {"precision", name(precision)}, {"recompute", recompute ? "yes" : "no"},
           {"eval-every", std::to_string(eval_every)}, {"patience", std::to_string(patience)}};
 }
 
@@ -187,7 +195,7 @@ class Run {
       Hash64 mixed;
       for (uint64_t part : {options_.seed, uint64_t(t), uint64_t(i)}) mixed.add(part);
       Rng random(mixed.value());
-      Tape tape;
+      Tape tape(options_.precision);
       const Tensor l = task_.loss(batches[i], {.random = &random, .recompute = options_.recompute});
       loss += double(l.item()) * double(share);
       require(std::isfinite(loss), "train: the loss is ", loss, " at step ", t, " (learning rate ", lr,
@@ -227,6 +235,7 @@ class Run {
 
 TrainEnd train(const Task& task, const TrainedSet& trained, const TrainOptions& options, const Task* validation, TrainState& state,
                const TrainCallbacks& callbacks) {
+  const Storage::Reuse blocks;
   return Run(task, trained, options, validation, state, callbacks).go();
 }
 
@@ -238,14 +247,15 @@ TrainEnd train(const CausalLm& model, const TrainedSet& trained, const TrainOpti
   return train(task, trained, options, &held_out, state, callbacks);
 }
 
-// What one token keeps alive for backward: in a block the results of its operations (norms, projections, rotations, attention, the
-// gated product and the sums), across blocks its input and the final states. A tensor's gradient comes and goes with its consumers.
+// What one token keeps alive for backward: of each block the two states that its norms read, F32; and what attention and the gate
+// read and the former gives, in the run's precision. All else, gradients and what adapters add included, comes and goes within a block.
 int64_t training_bytes(const LmConfig& c, int64_t trained_numbers, int64_t adapted, const TrainOptions& options, int64_t length, bool validation) {
-  const int64_t q = c.heads * c.head_size, kv = c.kv_heads * c.head_size;
-  const int64_t block = 6 * c.channels + 3 * q + 3 * kv + 4 * c.hidden + 2 * adapted / c.layers;
-  const int64_t per_token = options.recompute ? c.layers * c.channels + 2 * block : (c.layers + 1) * block;
+  const int64_t operands = 2 * c.heads * c.head_size + 2 * c.kv_heads * c.head_size + 2 * c.hidden, number = sizeof(float);
+  const int64_t block = 2 * c.channels * number + operands * (options.precision == Precision::bf16 ? number / 2 : number);
+  const int64_t passing = number * (4 * c.channels + 2 * c.hidden + adapted / c.layers);
+  const int64_t per_token = options.recompute ? c.layers * c.channels * number + block + passing : c.layers * block + passing;
   const int64_t score_chunk = 2 * 64 * c.vocabulary;
-  return int64_t(sizeof(float)) * (trained_numbers * (validation ? 5 : 4) + options.batch * length * per_token + score_chunk);
+  return number * (trained_numbers * (validation ? 5 : 4) + score_chunk) + options.batch * length * per_token;
 }
 
 }  // namespace kvt

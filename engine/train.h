@@ -68,6 +68,9 @@ class CausalTask : public Task {
   const Examples& data_;
 };
 
+const char* name(Precision precision);                     // "f32", "bf16"
+Precision precision_named(const std::string& name);        // throws, listing the names there are
+
 struct TrainOptions {
   int64_t steps = 0;                 // 0: as many as `epochs` take
   int64_t epochs = 1;
@@ -80,6 +83,7 @@ struct TrainOptions {
   float clip = 1.f;                  // largest gradient norm; 0 = any
   AdamW optimizer;
   uint64_t seed = 0;
+  Precision precision = Precision::f32;      // of each step's forward and backward pass (ops/precision.h); validation is always F32
   bool recompute = false;            // recompute activations in backward: less memory, about a third more time
   int64_t eval_every = 0;            // steps; validation data also counts before the first step and after the last
   int64_t patience = 0;              // stop after so many validations without a better loss; 0 = never
@@ -133,7 +137,7 @@ double evaluate(const Task& task, int64_t batch, const std::function<bool()>& ca
 double evaluate(const CausalLm& model, const Examples& data, int64_t batch, const std::function<bool()>& cancelled = {});
 
 // Bytes that training takes beside the weights of the base: trained numbers, gradients, moments, best weights and activations.
-// `adapted` = Σ of the outputs of all layers that bear a LoRA, whose sums backward keeps too.
+// `adapted` = Σ of the outputs of all layers that bear an adapter, which has results of the same size.
 int64_t training_bytes(const LmConfig& config, int64_t trained_numbers, int64_t adapted, const TrainOptions& options, int64_t length, bool validation);
 
 }  // namespace kvt

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "ops/precision.h"
 #include "ops/quant.h"
 
 namespace kvt {
@@ -48,8 +49,8 @@ Tensor Rescale::operator()(const Tensor&, const Tensor& y) const { return side =
 Tensor GradientTap::operator()(const Tensor& x, const Tensor& y) const {
   if (Tape* tape = Tape::current()) {
     y.want_grad();
-    tape->push([see = see, x, y] {
-      if (y.has_grad()) see(x, y.grad());
+    tape->push([see = see, kept = saved(x), y = y.gradient()] {
+      if (y.has_grad()) see(kept(), y.grad());
     });
   }
   return y;

@@ -86,7 +86,7 @@ Tensor core_product(const Tensor& cores, int64_t layer, int64_t k, const Tensor&
       y.data()[r * k + i] = total;
     }
   }
-  return on_backward(y, {cores, h}, [=] {
+  return on_backward(y, {cores, h}, [=, y = y.gradient()] {
     float *dC = cores.wants_grad() ? cores.grad() : nullptr, *dh = h.wants_grad() ? h.grad() : nullptr;
     const float* dy = y.grad();
     for (int64_t r = 0; r < rows; ++r) {
@@ -110,7 +110,7 @@ Tensor prefix_mean(const Tensor& x, const Tensor& before, int64_t count) {
     for (int64_t t = 0; t < T; ++t)
       for (int64_t i = 0, at = (b * T + t) * k; i < k; ++i) y.data()[at + i] = (sum[size_t(i)] += x.data()[at + i]) / float(count + t + 1);
   }
-  return on_backward(y, {x}, [=] {
+  return on_backward(y, {x}, [=, x = x.gradient(), y = y.gradient()] {
     std::vector<float> later(static_cast<size_t>(k));
     for (int64_t b = 0; b < B; ++b) {
       std::fill(later.begin(), later.end(), 0.f);

@@ -66,10 +66,18 @@ void swiglu_grad_reference(float* dgate, float* dup, const float* gate, const fl
 }
 
 Tensor map(const Tensor& x, const Kernel<kernel::Map>& f, const Kernel<kernel::MapGrad>& grad) {
-  Tensor y(x.shape());
-  for_numbers(x.size(), [to = y.data(), from = x.data(), &f](int64_t begin, int64_t end) { f(to + begin, from + begin, end - begin); });
-  return on_backward(y, {x}, [=, &grad] {
-    for_numbers(x.size(), [dx = x.grad(), from = x.data(), dy = y.grad(), &grad](int64_t begin, int64_t end) {
+  const auto apply = [&f](const Tensor& at) {
+    Tensor y(at.shape());
+    for_numbers(at.size(), [to = y.data(), from = at.data(), &f](int64_t begin, int64_t end) { f(to + begin, from + begin, end - begin); });
+    return y;
+  };
+  const Tensor y = apply(x);
+  if (!recording({x})) return y;
+  const Kept kept = saved(x);
+  y.set_recipe([=] { return apply(kept()); });
+  return on_backward(y, {x}, [=, &grad, x = x.gradient(), y = y.gradient()] {
+    const Tensor numbers = kept();
+    for_numbers(x.size(), [dx = x.grad(), from = numbers.data(), dy = y.grad(), &grad](int64_t begin, int64_t end) {
       grad(dx + begin, from + begin, dy + begin, end - begin);
     });
   });
@@ -101,15 +109,22 @@ Tensor tanh(const Tensor& x) { return map(x, kernel::tanh, kernel::tanh_grad); }
 
 Tensor swiglu(const Tensor& gate, const Tensor& up) {
   require(gate.shape() == up.shape(), "swiglu: gate ", gate.shape(), " but up ", up.shape());
-  Tensor y(gate.shape());
-  for_numbers(y.size(), [to = y.data(), g = gate.data(), u = up.data()](int64_t begin, int64_t end) {
-    kernel::swiglu(to + begin, g + begin, u + begin, end - begin);
-  });
-
-  return on_backward(y, {gate, up}, [=] {
-    const Tensor spare = gate.wants_grad() && up.wants_grad() ? Tensor() : Tensor::zeros(y.shape());    // the kernel fills both
+  const auto apply = [](const Tensor& a, const Tensor& b) {
+    Tensor y(a.shape());
+    for_numbers(y.size(), [to = y.data(), g = a.data(), u = b.data()](int64_t begin, int64_t end) {
+      kernel::swiglu(to + begin, g + begin, u + begin, end - begin);
+    });
+    return y;
+  };
+  const Tensor y = apply(gate, up);
+  if (!recording({gate, up})) return y;
+  const Kept kept_gate = saved(gate), kept_up = saved(up);
+  y.set_recipe([=] { return apply(kept_gate(), kept_up()); });
+  return on_backward(y, {gate, up}, [=, gate = gate.gradient(), up = up.gradient(), y = y.gradient()] {
+    const Tensor gates = kept_gate(), ups = kept_up();
+    const Tensor spare = gate.wants_grad() && up.wants_grad() ? Tensor() : Tensor::zeros({y.size()});    // the kernel fills both
     float *dgate = gate.wants_grad() ? gate.grad() : spare.data(), *dup = up.wants_grad() ? up.grad() : spare.data();
-    for_numbers(y.size(), [=, g = gate.data(), u = up.data(), dy = y.grad()](int64_t begin, int64_t end) {
+    for_numbers(y.size(), [=, g = gates.data(), u = ups.data(), dy = y.grad()](int64_t begin, int64_t end) {
       kernel::swiglu_grad(dgate + begin, dup + begin, g + begin, u + begin, dy + begin, end - begin);
     });
   });

@@ -323,19 +323,22 @@ void backward(float* dq, float* dk, float* dv, const Problem& p, const float* q,
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options) {
   const Problem p = check(q, k, v, options);
-  const bool record = recording(std::initializer_list<Tensor>{q, k, v});
+  const bool record = recording({q, k, v});
   const Tensor lse = record ? Tensor({p.B, p.Hkv, p.T, p.G}) : Tensor();
   Tensor y(q.shape());
-  if (y.size() > 0) forward(y.data(), record ? lse.data() : nullptr, p, q.data(), {k, p.Hkv * p.D}, {v, p.Hkv * p.D});
+  const Tensor near_q = rounded(q), near_k = rounded(k), near_v = rounded(v);
+  if (y.size() > 0) forward(y.data(), record ? lse.data() : nullptr, p, near_q.data(), {near_k, p.Hkv * p.D}, {near_v, p.Hkv * p.D});
   if (!record) return y;
 
   require(k.dtype() == DType::F32, "attention: F16 keys and values in training");
-  return on_backward(y, {q, k, v}, [=] {
-    const auto wanted = [](const Tensor& x) { return x.wants_grad() ? x.grad() : nullptr; };
+  return on_backward(y, {q, k, v}, [=, kept_q = saved(near_q), kept_k = saved(near_k), kept_v = saved(near_v), kept_y = saved(y),
+                                    q = q.gradient(), k = k.gradient(), v = v.gradient(), y = y.gradient()] {
+    const auto wanted = [](const Gradient& x) { return x.wants_grad() ? x.grad() : nullptr; };
     float *const dq = wanted(q), *const dk = wanted(k), *const dv = wanted(v);
+    const Tensor Q = kept_q(), K = kept_k(), V = kept_v(), Y = kept_y();
     parallel_for(p.B * p.Hkv, 1, [&, dy = y.grad()](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i)
-        backward(dq, dk, dv, p, q.data(), k.data(), v.data(), y.data(), dy, lse.data(), i / p.Hkv, i % p.Hkv);
+        backward(dq, dk, dv, p, Q.data(), K.data(), V.data(), Y.data(), dy, lse.data(), i / p.Hkv, i % p.Hkv);
     });
   });
 }

@@ -10,11 +10,14 @@ void add_sse2_kernels();
 void add_avx2_kernels();
 void add_avx512_kernels();
 void add_vnni_kernels();
+void add_bf16_kernels();
 void add_neon_kernels();
 void add_dotprod_kernels();
 void add_blas_kernels();
 
 // The blocked product of ops/matmul_kernels.cpp (kernel::matmul's contract), for a library that is better at large ones only.
 void blocked_matmul(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k);
+// kernel::matmul_bf16 by pairs, for processors with a tile for them.
+void paired_matmul(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k);
 
 }  // namespace kvt

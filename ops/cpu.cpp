@@ -16,6 +16,12 @@ static bool has_f16c() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
+
+// CPUID leaf 7.1, EAX bit 5; clang 14 does not know that name either.
+static bool has_avx512bf16() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
+}
 #endif
 
 static std::vector<std::string_view> find_features() {
@@ -31,6 +37,7 @@ static std::vector<std::string_view> find_features() {
   add("avx512vl", __builtin_cpu_supports("avx512vl"));
   add("avx512dq", __builtin_cpu_supports("avx512dq"));
   add("avx512vnni", __builtin_cpu_supports("avx512vnni"));
+  add("avx512bf16", has_avx512bf16());
 #elif defined(__aarch64__)
   add("neon", true);
 #if defined(__linux__)

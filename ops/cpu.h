@@ -5,7 +5,8 @@
 
 namespace kvt {
 
-// x86-64: sse2 avx2 fma f16c avx512f avx512bw avx512vl avx512dq avx512vnni, as /proc/cpuinfo spells them (avx512_vnni without its dash);
+// x86-64: sse2 avx2 fma f16c avx512f avx512bw avx512vl avx512dq avx512vnni avx512bf16, as /proc/cpuinfo spells them (the last two without their
+// dash);
 // aarch64: neon dotprod
 const std::vector<std::string_view>& cpu_features();
 bool cpu_has(std::string_view feature);

@@ -47,7 +47,7 @@ Tensor add_scaled(const char* op, const Tensor& a, const Tensor& b, float s) {
   Tensor y(a.shape());
   each(at, [to = y.data(), pa = a.data(), pb = b.data(), s](int64_t i, int64_t j) { to[i] = pa[i] + s * pb[j]; });
 
-  return on_backward(y, {a, b}, [=] {
+  return on_backward(y, {a, b}, [=, a = a.gradient(), b = b.gradient(), y = y.gradient()] {
     const float* dy = y.grad();
     if (a.wants_grad()) each({1, y.size()}, [da = a.grad(), dy](int64_t i, int64_t) { da[i] += dy[i]; });
     if (b.wants_grad()) add_to_repeated(b.grad(), at, [dy, s](int64_t i) { return s * dy[i]; });
@@ -64,10 +64,20 @@ Tensor mul(const Tensor& a, const Tensor& b) {
   Tensor y(a.shape());
   each(at, [to = y.data(), pa = a.data(), pb = b.data()](int64_t i, int64_t j) { to[i] = pa[i] * pb[j]; });
 
-  return on_backward(y, {a, b}, [=] {
-    const float *dy = y.grad(), *pa = a.data(), *pb = b.data();
-    if (a.wants_grad()) each(at, [da = a.grad(), dy, pb](int64_t i, int64_t j) { da[i] += dy[i] * pb[j]; });
-    if (b.wants_grad()) add_to_repeated(b.grad(), at, [dy, pa](int64_t i) { return dy[i] * pa[i]; });
+  if (!recording({a, b})) return y;
+  const auto kept = [&](const Tensor& x, const Tensor& for_grad_of) {
+    return !for_grad_of.wants_grad() ? Kept() : x.size() < y.size() ? Kept([x] { return x; }) : saved(x);      // what is repeated is small
+  };
+  return on_backward(y, {a, b}, [=, kept_a = kept(a, b), kept_b = kept(b, a), a = a.gradient(), b = b.gradient(), y = y.gradient()] {
+    const float* dy = y.grad();
+    if (a.wants_grad()) {
+      const Tensor other = kept_b();
+      each(at, [da = a.grad(), dy, pb = other.data()](int64_t i, int64_t j) { da[i] += dy[i] * pb[j]; });
+    }
+    if (b.wants_grad()) {
+      const Tensor other = kept_a();
+      add_to_repeated(b.grad(), at, [dy, pa = other.data()](int64_t i) { return dy[i] * pa[i]; });
+    }
   });
 }
 
@@ -79,14 +89,18 @@ Tensor bias(const Tensor& x, const Tensor& b) {
 Tensor scale(const Tensor& x, float s) {
   Tensor y(x.shape());
   each({1, x.size()}, [to = y.data(), from = x.data(), s](int64_t i, int64_t) { to[i] = s * from[i]; });
-  return on_backward(y, {x}, [=] { each({1, x.size()}, [dx = x.grad(), dy = y.grad(), s](int64_t i, int64_t) { dx[i] += s * dy[i]; }); });
+  return on_backward(y, {x}, [=, x = x.gradient(), y = y.gradient()] {
+    each({1, x.size()}, [dx = x.grad(), dy = y.grad(), s](int64_t i, int64_t) { dx[i] += s * dy[i]; });
+  });
 }
 
 Tensor relu(const Tensor& x) {
   Tensor y(x.shape());
   each({1, x.size()}, [to = y.data(), from = x.data()](int64_t i, int64_t) { to[i] = from[i] > 0 ? from[i] : 0; });
-  return on_backward(y, {x}, [=] {
-    each({1, x.size()}, [dx = x.grad(), dy = y.grad(), from = x.data()](int64_t i, int64_t) { dx[i] += from[i] > 0 ? dy[i] : 0; });
+  if (!recording({x})) return y;
+  return on_backward(y, {x}, [=, kept = saved(y), x = x.gradient(), y = y.gradient()] {      // y serves as well as x, and what follows keeps it too
+    const Tensor result = kept();
+    each({1, x.size()}, [dx = x.grad(), dy = y.grad(), from = result.data()](int64_t i, int64_t) { dx[i] += from[i] > 0 ? dy[i] : 0; });
   });
 }
 
@@ -99,7 +113,7 @@ Tensor dropout(const Tensor& x, float p, Rng& rng) {
   Tensor y(x.shape());
   for (int64_t i = 0; i < x.size(); ++i) y.data()[i] = rng.uniform() < p ? 0 : kept * x.data()[i];
 
-  return on_backward(y, {x}, [=] {
+  return on_backward(y, {x}, [=, x = x.gradient(), y = y.gradient()] {
     Rng again = before;
     float* dx = x.grad();
     const float* dy = y.grad();

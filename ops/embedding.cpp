@@ -18,9 +18,9 @@ Tensor embedding(std::span<const int32_t> ids, const Shape& ids_shape, const Ten
   for_rows(int64_t(ids.size()), C, [&, to = y.data()](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) unpack(to + i * C, w.dtype(), w.raw() + ids[size_t(i)] * row_bytes, C);
   });
-  if (!recording(std::initializer_list<Tensor>{w})) return y;
+  if (!recording({w})) return y;
 
-  return on_backward(y, {w}, [=, ids = Ids(ids.begin(), ids.end())] {
+  return on_backward(y, {w}, [=, w = w.gradient(), y = y.gradient(), ids = Ids(ids.begin(), ids.end())] {
     float* dw = w.grad();
     const float* dy = y.grad();
     for_rows(C, int64_t(ids.size()), [&](int64_t begin, int64_t end) {      // an id may come twice: split the columns instead

@@ -20,7 +20,7 @@ namespace kvt {
 
 // Instruction sets in order of preference, per architecture. Two are none: `blocked` is plain C++ that respects caches, `blas`
 // a library.
-enum class Isa { reference, blocked, sse2, avx2, avx512, vnni, neon, fp16, dotprod, blas };
+enum class Isa { reference, blocked, sse2, avx2, avx512, vnni, bf16, neon, fp16, dotprod, blas };
 const char* isa_name(Isa isa);
 
 class KernelInfo {               // the type-erased part: enough to list kernels and to choose among them
@@ -85,11 +85,17 @@ namespace kernel {
 struct Mat { const float* p; int64_t row, col; };      // element (i, j) is p[i row + j col]
 
 // C[m, n] += A[m, k] B[k, n];  C has rows ldc apart. Whole products: reference loops, our blocked GEMM, or a BLAS.
-extern Kernel<void(float* c, int64_t ldc, Mat a, Mat b, int64_t m, int64_t n, int64_t k)> matmul;
+using Matmul = void(float* c, int64_t ldc, Mat a, Mat b, int64_t m, int64_t n, int64_t k);
+extern Kernel<Matmul> matmul;
+// The same of operands rounded to BF16 (nearest even), added up in F32.
+extern Kernel<Matmul> matmul_bf16;
 
 // The register tile under our GEMM:  C[rows, cols] += Σ_p a[p, :]ᵀ b[p, :];  a is packed [k, rows], b [k, cols].
 struct Tile { int rows, cols; };
 extern Kernel<void(float* c, int64_t ldc, const float* a, const float* b, int64_t k), Tile> matmul_tile;
+// The same with packed pairs of BF16 (element 2p in the low half, 2p + 1 in the high one): a [pairs, rows], b [pairs, cols]. Instructions
+// for it may take and give 0 for numbers below 2^−126.
+extern Kernel<void(float* c, int64_t ldc, const uint32_t* a, const uint32_t* b, int64_t pairs), Tile> matmul_tile_bf16;
 
 // y[r] = ⟨w_r, x⟩ for `rows` rows of n numbers that lie `stride` elements apart.
 extern Kernel<void(float* y, const float* w, int64_t stride, const float* x, int64_t rows, int64_t n)> dot_f32;
@@ -108,6 +114,9 @@ extern Kernel<void(Q8Block* y, const float* x, int64_t n)> quantize_q8;
 // Integer products within a block, float sums over blocks.
 using DotQ8 = void(float* y, int64_t ldy, const void* w, const Q8Block* x, int64_t rows, int64_t T, int64_t n);
 extern Kernel<DotQ8> dot_q4_0, dot_q4_1, dot_q5_0, dot_q5_1, dot_q8_0, dot_q2_k, dot_q3_k, dot_q4_k, dot_q5_k, dot_q6_k, dot_iq4_nl;
+
+// y[i] = x[i] to the nearest BF16, the even one of two; NaN stays NaN.
+extern Kernel<void(uint16_t* y, const float* x, int64_t n)> pack_bf16;
 
 // y[i] = the i-th of n numbers stored in the type's blocks.
 using Unpack = void(float* y, const void* x, int64_t n);

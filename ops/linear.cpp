@@ -3,7 +3,7 @@
 // x [T, K] (leading axes as one), W [N, K] of any type. Three ways to y:
 //   few rows, float W        dot products with each row of W: all there is to gain is reading W once, at the speed of memory
 //   few rows, quantized W    rows of x rounded to 8 bits, integer dot products (the default for inference: ops/quant.h)
-//   else                     panels of W unpacked to F32, then products of matrices
+//   else, and in BF16        panels of W unpacked to F32, then products of matrices
 #include "ops/loops.h"
 #include "ops/ops.h"
 #include "ops/quant.h"
@@ -49,8 +49,9 @@ void q8_products(float* y, const Tensor& w, const Kernel<kernel::DotQ8>& dot, co
 }
 
 // y += x Wᵀ: in blocks of y, each with its panel of W unpacked
-void panel_products(float* y, const Tensor& w, const float* x, int64_t T, int64_t N, int64_t K) {
-  if (w.dtype() == DType::F32) return multiply(y, N, {x, K, 1}, {w.data(), 1, K}, T, N, K);
+void panel_products(float* y, const Tensor& w, const float* x, int64_t T, int64_t N, int64_t K, Precision precision) {
+  if (w.dtype() == DType::F32) return multiply(y, N, {x, K, 1}, {w.data(), 1, K}, T, N, K, precision);
+  const Kernel<kernel::Matmul>& matmul = product(precision);
   const int64_t block = product_block(T, N), down = (T + block - 1) / block, across = (N + block - 1) / block;
   parallel_for(down * across, 1, [&](int64_t begin, int64_t end) {
     thread_local Scratch scratch;
@@ -58,14 +59,15 @@ void panel_products(float* y, const Tensor& w, const float* x, int64_t T, int64_
       const int64_t n = job / down * block, t = job % down * block, rows = std::min(block, N - n);
       float* panel = scratch.floats(block * K);
       if (t == 0 || job == begin) unpack(panel, w.dtype(), row_of(w, n), rows * K);        // else it is there already
-      kernel::matmul(y + t * N + n, N, {x + t * K, K, 1}, {panel, 1, K}, std::min(block, T - t), rows, K);
+      matmul(y + t * N + n, N, {x + t * K, K, 1}, {panel, 1, K}, std::min(block, T - t), rows, K);
     }
   });
 }
 
 // dx += dy W: in blocks of dx, each over panels of some rows and columns of W
-void panel_products_back(float* dx, const Tensor& w, const float* dy, int64_t T, int64_t N, int64_t K) {
-  if (w.dtype() == DType::F32) return multiply(dx, K, {dy, N, 1}, {w.data(), K, 1}, T, K, N);
+void panel_products_back(float* dx, const Tensor& w, const float* dy, int64_t T, int64_t N, int64_t K, Precision precision) {
+  if (w.dtype() == DType::F32) return multiply(dx, K, {dy, N, 1}, {w.data(), K, 1}, T, K, N, precision);
+  const Kernel<kernel::Matmul>& matmul = product(precision);
   constexpr int64_t panel_rows = 256;
   const int64_t block = product_block(T, K), wide = std::max<int64_t>(block, info(w.dtype()).block);      // whole blocks of numbers
   const int64_t down = (T + block - 1) / block, across = (K + wide - 1) / wide;
@@ -77,7 +79,7 @@ void panel_products_back(float* dx, const Tensor& w, const float* dy, int64_t T,
       for (int64_t n = 0; n < N; n += panel_rows) {
         const int64_t rows = std::min(panel_rows, N - n);
         for (int64_t r = 0; r < rows; ++r) unpack(panel + r * cols, w.dtype(), row_of(w, n + r) + byte_size(w.dtype(), k), cols);
-        kernel::matmul(dx + t * K + k, K, {dy + t * N + n, N, 1}, {panel, cols, 1}, std::min(block, T - t), cols, rows);
+        matmul(dx + t * K + k, K, {dy + t * N + n, N, 1}, {panel, cols, 1}, std::min(block, T - t), cols, rows);
       }
     }
   });
@@ -91,17 +93,18 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& b) {
   const int64_t T = x.shape().leading().numel(), N = w.dim(0), K = w.dim(1);
   require(!b || b.shape() == Shape{N}, "linear: bias ", b ? b.shape() : Shape{}, " for weights ", w.shape());
   const WeightFormat& format = weight_format(w.dtype());
+  const Precision precision = Tape::precision();
   const bool q8 = format.dot_q8 && T <= q8_rows && K % 32 == 0 && !Tape::current() && activations() == Activations::q8;
 
   Tensor y(x.shape().with_last(N));
   float* const to = y.data();
   if (q8) {
     q8_products(to, w, *format.dot_q8, x.data(), T, N, K);
-  } else if (is_float(w.dtype()) && T <= dot_rows) {
+  } else if (is_float(w.dtype()) && T <= dot_rows && precision == Precision::f32) {
     dot_products(to, w, x.data(), T, N, K);
   } else {
     for_numbers(y.size(), [=](int64_t begin, int64_t end) { std::fill(to + begin, to + end, 0.f); });
-    panel_products(to, w, x.data(), T, N, K);
+    panel_products(to, w, x.data(), T, N, K, precision);
   }
   if (b)
     for_rows(T, N, [=, pb = b.data()](int64_t begin, int64_t end) {
@@ -109,11 +112,12 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& b) {
         for (int64_t n = 0; n < N; ++n) to[t * N + n] += pb[n];
     });
 
-  return on_backward(y, {x, w, b}, [=] {
+  if (!recording({x, w, b})) return y;
+  return on_backward(y, {x, w, b}, [=, kept = w.wants_grad() ? saved(x) : Kept(), x = x.gradient(), b = b.gradient(), y = y.gradient()] {
     const float* dy = y.grad();
-    if (x.wants_grad()) panel_products_back(x.grad(), w, dy, T, N, K);
-    if (w.wants_grad()) multiply(w.grad(), K, {dy, 1, N}, {x.data(), K, 1}, N, K, T);
-    if (b && b.wants_grad()) add_column_sums(b.grad(), dy, T, N);
+    if (x.wants_grad()) panel_products_back(x.grad(), w, dy, T, N, K, precision);
+    if (w.wants_grad()) multiply(w.grad(), K, {dy, 1, N}, {kept().data(), K, 1}, N, K, T, precision);
+    if (b.wants_grad()) add_column_sums(b.grad(), dy, T, N);
   });
 }
 

@@ -62,7 +62,7 @@ Tensor linear_cross_entropy(const Tensor& x, const Tensor& w, std::span<const in
   Tensor loss = Tensor::zeros({1});
   if (used.empty()) return loss;
 
-  const bool wanted = recording(std::initializer_list<Tensor>{x, w, b});
+  const bool wanted = recording({x, w, b});
   const Tensor dx = wanted && x.wants_grad() ? Tensor::zeros(x.shape()) : Tensor();
   const Tensor weights(w.shape(), w.dtype(), w.storage());      // the same numbers, with a gradient apart
   if (wanted) weights.want_grad(w.wants_grad());
@@ -93,7 +93,7 @@ Tensor linear_cross_entropy(const Tensor& x, const Tensor& w, std::span<const in
   }
   loss.data()[0] = float(total / double(n));
 
-  return on_backward(loss, {x, w, b}, [=] {
+  return on_backward(loss, {x, w, b}, [=, x = x.gradient(), w = w.gradient(), b = b.gradient()] {
     const float g = loss.grad()[0];
     const auto accumulate = [g](float* to, const float* from, int64_t size) {
       parallel_for(size, 1 << 14, [&](int64_t begin, int64_t end) {
@@ -102,7 +102,7 @@ Tensor linear_cross_entropy(const Tensor& x, const Tensor& w, std::span<const in
     };
     if (dx) accumulate(x.grad(), dx.data(), dx.size());
     if (w.wants_grad()) accumulate(w.grad(), weights.grad(), w.size());
-    if (b && b.wants_grad()) accumulate(b.grad(), offsets.grad(), b.size());
+    if (b.wants_grad()) accumulate(b.grad(), offsets.grad(), b.size());
   });
 }
 

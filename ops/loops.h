@@ -8,7 +8,7 @@
 #include <new>
 #include <vector>
 
-#include "ops/kernels.h"
+#include "ops/precision.h"
 #include "tensor/parallel.h"
 
 namespace kvt {
@@ -55,7 +55,10 @@ float log_sum_exp(const float* x, int64_t n);
 
 // C[m, n] += A B on all threads (ops/matmul.cpp); of a batch, product i uses c + i batch.c and so on.
 struct Batch { int64_t count = 1, c = 0, a = 0, b = 0; };
-void multiply(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k, Batch batch = {});
+void multiply(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k, Batch batch = {}, Precision precision = Precision::f32);
+inline void multiply(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k, Precision precision) {
+  multiply(c, ldc, a, b, m, n, k, {}, precision);
+}
 inline kernel::Mat transposed(kernel::Mat a) { return {a.p, a.col, a.row}; }
 
 // The blocks of C that products are split into: large enough to make up for packing A and B anew in each, and for small

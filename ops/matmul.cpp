@@ -6,15 +6,16 @@ namespace kvt {
 
 using kernel::Mat;
 
-void multiply(float* c, int64_t ldc, Mat a, Mat b, int64_t m, int64_t n, int64_t k, Batch batch) {
+void multiply(float* c, int64_t ldc, Mat a, Mat b, int64_t m, int64_t n, int64_t k, Batch batch, Precision precision) {
   if (m == 0 || n == 0 || k == 0) return;
+  const Kernel<kernel::Matmul>& matmul = product(precision);
   const int64_t block = product_block(m, n), down = (m + block - 1) / block, across = (n + block - 1) / block;
   const int64_t work = std::min(block, m) * std::min(block, n) * k;
   parallel_for(batch.count * down * across, std::max<int64_t>(1, piece_products / work), [&](int64_t begin, int64_t end) {
     for (int64_t job = begin; job < end; ++job) {
       const int64_t i = job / (down * across), row = job / across % down * block, col = job % across * block;
-      kernel::matmul(c + i * batch.c + row * ldc + col, ldc, {a.p + i * batch.a + row * a.row, a.row, a.col},
-                     {b.p + i * batch.b + col * b.col, b.row, b.col}, std::min(block, m - row), std::min(block, n - col), k);
+      matmul(c + i * batch.c + row * ldc + col, ldc, {a.p + i * batch.a + row * a.row, a.row, a.col},
+             {b.p + i * batch.b + col * b.col, b.row, b.col}, std::min(block, m - row), std::min(block, n - col), k);
     }
   });
 }
@@ -37,21 +38,27 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose
   Shape shape = lead;
   shape.push_back(m);
   shape.push_back(n);
+  const Precision precision = Tape::precision();
   Tensor c = Tensor::zeros(shape);
-  multiply(c.data(), n, A(a.data()), B(b.data()), rows, n, k, {count, m * n, m * k, b_step});
+  multiply(c.data(), n, A(a.data()), B(b.data()), rows, n, k, {count, m * n, m * k, b_step}, precision);
 
-  return on_backward(c, {a, b}, [=] {
+  if (!recording({a, b})) return c;
+  return on_backward(c, {a, b}, [=, kept_a = b.wants_grad() ? saved(a) : Kept(), kept_b = a.wants_grad() ? saved(b) : Kept(), a = a.gradient(),
+                                 b = b.gradient(), c = c.gradient()] {
     const Mat dC = {c.grad(), n, 1};
     if (a.wants_grad()) {
-      if (transpose_a) multiply(a.grad(), m, B(b.data()), transposed(dC), k, m, n, {count, m * k, b_step, m * n});
-      else multiply(a.grad(), k, dC, transposed(B(b.data())), rows, k, n, {count, m * k, m * n, b_step});
+      const Tensor numbers = kept_b();
+      const Mat b_again = B(numbers.data());
+      if (transpose_a) multiply(a.grad(), m, b_again, transposed(dC), k, m, n, {count, m * k, b_step, m * n}, precision);
+      else multiply(a.grad(), k, dC, transposed(b_again), rows, k, n, {count, m * k, m * n, b_step}, precision);
     }
     if (!b.wants_grad()) return;
+    const Tensor numbers = kept_a();
     const int64_t sums = shared ? count : 1;                  // products that add to the same dB follow one another
     for (int64_t i = 0; i < sums; ++i) {
-      const Mat Ai = A(a.data() + i * m * k), dCi = {c.grad() + i * m * n, n, 1};
-      if (transpose_b) multiply(b.grad(), k, transposed(dCi), Ai, n, k, rows, {count / sums, b_step, m * n, m * k});
-      else multiply(b.grad(), n, transposed(Ai), dCi, k, n, rows, {count / sums, b_step, m * k, m * n});
+      const Mat Ai = A(numbers.data() + i * m * k), dCi = {c.grad() + i * m * n, n, 1};
+      if (transpose_b) multiply(b.grad(), k, transposed(dCi), Ai, n, k, rows, {count / sums, b_step, m * n, m * k}, precision);
+      else multiply(b.grad(), n, transposed(Ai), dCi, k, n, rows, {count / sums, b_step, m * k, m * n}, precision);
     }
   });
 }
@@ -61,22 +68,24 @@ Tensor add_product(const Tensor& y, const Tensor& h, const Tensor& w) {
   const int64_t r = h.dim(-1), N = y.dim(-1), T = y.shape().leading().numel();
   require(w.shape() == Shape({r, N}) && h.shape().leading() == y.shape().leading(), "add_product: ", h.shape(), " and ", w.shape(), " do not fit ", y.shape());
   constexpr int64_t few_rows = 4;                             // up to here packing costs more than it gains
+  const Precision precision = Tape::precision();
   Tensor z(y.shape());
   float* const to = z.data();
   for_numbers(z.size(), [to, from = y.data()](int64_t begin, int64_t end) { std::copy(from + begin, from + end, to + begin); });
-  if (T <= few_rows) {
+  if (T <= few_rows && precision == Precision::f32) {
     for_numbers(N, [&](int64_t begin, int64_t end) {
       for (int64_t t = 0; t < T; ++t)
         for (int64_t i = 0; i < r; ++i) kernel::axpy(to + t * N + begin, h.data()[t * r + i], w.data() + i * N + begin, end - begin);
     });
   } else {
-    multiply(to, N, {h.data(), r, 1}, {w.data(), N, 1}, T, N, r);
+    multiply(to, N, {h.data(), r, 1}, {w.data(), N, 1}, T, N, r, precision);
   }
-  return on_backward(z, {y, h, w}, [=] {
+  if (!recording({y, h, w})) return z;
+  return on_backward(z, {y, h, w}, [=, kept = w.wants_grad() ? saved(h) : Kept(), y = y.gradient(), h = h.gradient(), z = z.gradient()] {
     const Mat dz = {z.grad(), N, 1};
     if (y.wants_grad()) for_numbers(y.size(), [dy = y.grad(), from = z.grad()](int64_t b, int64_t e) { for (int64_t i = b; i < e; ++i) dy[i] += from[i]; });
-    if (h.wants_grad()) multiply(h.grad(), r, dz, {w.data(), 1, N}, T, r, N);
-    if (w.wants_grad()) multiply(w.grad(), N, {h.data(), 1, r}, dz, r, N, T);
+    if (h.wants_grad()) multiply(h.grad(), r, dz, {w.data(), 1, N}, T, r, N, precision);
+    if (w.wants_grad()) multiply(w.grad(), N, {kept().data(), 1, r}, dz, r, N, T, precision);
   });
 }
 

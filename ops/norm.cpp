@@ -82,12 +82,17 @@ static bool fits(const Tensor& w, const Tensor& x) { return w.rank() == 1 && w.d
 Tensor rms_norm(const Tensor& x, const Tensor& w, float eps) {
   require(x.rank() >= 1 && w && fits(w, x), "rms_norm: weights ", w ? w.shape() : Shape{}, " do not fit the last axis of ", x.shape());
   const int64_t rows = x.shape().leading().numel(), cols = x.dim(-1);
-  Tensor y(x.shape());
-  for_rows(rows, cols, [=, to = y.data(), from = x.data(), pw = w.data()](int64_t begin, int64_t end) {
-    kernel::rms_norm(to + begin * cols, from + begin * cols, pw, end - begin, cols, eps);
-  });
-
-  return on_backward(y, {x, w}, [=] {
+  const auto apply = [=] {
+    Tensor y(x.shape());
+    for_rows(rows, cols, [=, to = y.data(), from = x.data(), pw = w.data()](int64_t begin, int64_t end) {
+      kernel::rms_norm(to + begin * cols, from + begin * cols, pw, end - begin, cols, eps);
+    });
+    return y;
+  };
+  const Tensor y = apply();
+  if (!recording({x, w})) return y;
+  y.set_recipe(apply);
+  return on_backward(y, {x, w}, [=, y = y.gradient()] {
     const float *px = x.data(), *pw = w.data(), *dy = y.grad();
     float* dx = x.wants_grad() ? x.grad() : nullptr;
     const auto grad = [=](float* dw, int64_t begin, int64_t end) {
@@ -103,15 +108,20 @@ Tensor layer_norm(const Tensor& x, const Tensor& w, const Tensor& b, float eps) 
   require(!w || fits(w, x), "layer_norm: weights ", w ? w.shape() : Shape{}, " do not fit the last axis of ", x.shape());
   require(!b || fits(b, x), "layer_norm: offset ", b ? b.shape() : Shape{}, " does not fit the last axis of ", x.shape());
   const int64_t rows = x.shape().leading().numel(), cols = x.dim(-1);
-  Tensor y(x.shape());
-  for_rows(rows, cols, [=, to = y.data(), from = x.data(), pw = w ? w.data() : nullptr, pb = b ? b.data() : nullptr](int64_t begin, int64_t end) {
-    kernel::layer_norm(to + begin * cols, from + begin * cols, pw, pb, end - begin, cols, eps);
-  });
-
-  return on_backward(y, {x, w, b}, [=] {
+  const auto apply = [=] {
+    Tensor y(x.shape());
+    for_rows(rows, cols, [=, to = y.data(), from = x.data(), pw = w ? w.data() : nullptr, pb = b ? b.data() : nullptr](int64_t begin, int64_t end) {
+      kernel::layer_norm(to + begin * cols, from + begin * cols, pw, pb, end - begin, cols, eps);
+    });
+    return y;
+  };
+  const Tensor y = apply();
+  if (!recording({x, w, b})) return y;
+  y.set_recipe(apply);
+  return on_backward(y, {x, w, b}, [=, b = b.gradient(), y = y.gradient()] {
     const float *px = x.data(), *pw = w ? w.data() : nullptr, *dy = y.grad();
     float* dx = x.wants_grad() ? x.grad() : nullptr;
-    const bool to_w = w && w.wants_grad(), to_b = b && b.wants_grad();
+    const bool to_w = w && w.wants_grad(), to_b = b.wants_grad();
     const auto grad = [=](float* both, int64_t begin, int64_t end) {      // both: dw and db, one behind the other
       kernel::layer_norm_grad(dx ? dx + begin * cols : nullptr, both, both ? both + cols : nullptr, px + begin * cols, pw, dy + begin * cols,
                               end - begin, cols, eps);

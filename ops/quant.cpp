@@ -43,18 +43,20 @@ static void unpack_f16_ref(float* y, const void* x, int64_t n) {
 static void unpack_bf16_ref(float* y, const void* x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] = bf16_to_f32(static_cast<const uint16_t*>(x)[i]);
 }
+static void pack_bf16_ref(uint16_t* y, const float* x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] = f32_to_bf16(x[i]);
+}
 namespace kernel {
 decltype(unpack_f16) unpack_f16{"unpack_f16", unpack_f16_ref};
 decltype(unpack_bf16) unpack_bf16{"unpack_bf16", unpack_bf16_ref};
+decltype(pack_bf16) pack_bf16{"pack_bf16", pack_bf16_ref};
 }  // namespace kernel
 
 static void pack_f32(void* y, const float* x, int64_t n) { std::memcpy(y, x, size_t(n) * sizeof(float)); }
 static void pack_f16(void* y, const float* x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) static_cast<uint16_t*>(y)[i] = f32_to_f16(x[i]);
 }
-static void pack_bf16(void* y, const float* x, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) static_cast<uint16_t*>(y)[i] = f32_to_bf16(x[i]);
-}
+static void pack_bf16(void* y, const float* x, int64_t n) { kernel::pack_bf16(static_cast<uint16_t*>(y), x, n); }
 
 using Pack = void(void* y, const float* x, int64_t n);
 Pack pack_q4_0, pack_q4_1, pack_q5_0, pack_q5_1, pack_q8_0, pack_iq4_nl;          // quant_legacy.cpp

@@ -19,7 +19,7 @@ static Tensor sum_all(const Tensor& x, float s) {
   for (double p : partial) total += p;
   const Tensor y = Tensor::filled({1}, float(double(s) * total));
 
-  return on_backward(y, {x}, [=] {
+  return on_backward(y, {x}, [=, x = x.gradient(), y = y.gradient()] {
     for_numbers(x.size(), [dx = x.grad(), d = s * y.grad()[0]](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) dx[i] += d;
     });
@@ -47,7 +47,7 @@ static Tensor sum_axis(const char* op, const Tensor& x, int axis, bool average) 
     }
   });
 
-  return on_backward(y, {x}, [=] {
+  return on_backward(y, {x}, [=, x = x.gradient(), y = y.gradient()] {
     for_rows(outer, n * inner, [=, dx = x.grad(), dy = y.grad()](int64_t begin, int64_t end) {
       for (int64_t o = begin; o < end; ++o)
         for (int64_t j = 0; j < n; ++j)

@@ -82,7 +82,7 @@ Tensor rope(const Tensor& x, std::span<const int32_t> positions, const RopeOptio
     }
   });
 
-  return on_backward(y, {x}, [=] {
+  return on_backward(y, {x}, [=, x = x.gradient(), y = y.gradient()] {
     for_rows(rows, H * D, [=, dx = x.grad(), dy = y.grad(), turns = table->data()](int64_t begin, int64_t end) {
       for (int64_t i = begin * H; i < end * H; ++i) {
         rotate<true>(dx + i * D, dy + i * D, turns + i / H % distinct * dims, -1, pairs);

@@ -44,7 +44,7 @@ Tensor permute(const Tensor& x, std::initializer_list<int> axes) {
   each_row([=, to = y.data(), px = x.data()](int64_t at, int64_t from) {
     for (int64_t i = 0; i < cols; ++i) to[at + i] = px[from + i * stride];
   });
-  return on_backward(y, {x}, [=] {
+  return on_backward(y, {x}, [=, x = x.gradient(), y = y.gradient()] {
     each_row([=, dx = x.grad(), dy = y.grad()](int64_t at, int64_t from) {
       for (int64_t i = 0; i < cols; ++i) dx[from + i * stride] += dy[at + i];
     });
@@ -91,14 +91,18 @@ Tensor concat(std::span<const Tensor> parts, int axis) {
     Part(shape, at, begin, p.dim(at)).each_run([to = y.data(), from = p.data()](int64_t i, int64_t j, int64_t n) { std::copy_n(from + j, n, to + i); });
     begin += p.dim(at);
   }
-  const std::vector<Tensor> kept(parts.begin(), parts.end());
-  return on_backward(y, kept, [=] {
-    int64_t first = 0;
-    for (const Tensor& p : kept) {
-      if (p.wants_grad())
-        Part(shape, at, first, p.dim(at)).each_run([dp = p.grad(), dy = y.grad()](int64_t i, int64_t j, int64_t n) { add_to(dp + j, dy + i, n); });
-      first += p.dim(at);
-    }
+  if (!recording(parts)) return y;
+  struct Source { Gradient grad; int64_t first, count; };
+  std::vector<Source> sources;
+  begin = 0;
+  for (const Tensor& p : parts) {
+    sources.push_back({p.gradient(), begin, p.dim(at)});
+    begin += p.dim(at);
+  }
+  return on_backward(y, parts, [=, y = y.gradient()] {
+    for (const Source& s : sources)
+      if (s.grad.wants_grad())
+        Part(shape, at, s.first, s.count).each_run([dp = s.grad.grad(), dy = y.grad()](int64_t i, int64_t j, int64_t n) { add_to(dp + j, dy + i, n); });
   });
 }
 
@@ -114,7 +118,7 @@ Tensor slice(const Tensor& x, int axis, int64_t begin, int64_t end) {
 
   Tensor y(shape);
   part.each_run([to = y.data(), from = x.data()](int64_t i, int64_t j, int64_t n) { std::copy_n(from + i, n, to + j); });
-  return on_backward(y, {x}, [=] {
+  return on_backward(y, {x}, [=, x = x.gradient(), y = y.gradient()] {
     part.each_run([dx = x.grad(), dy = y.grad()](int64_t i, int64_t j, int64_t n) { add_to(dx + i, dy + j, n); });
   });
 }

@@ -44,7 +44,7 @@ Tensor softmax(const Tensor& x) {
     kernel::softmax(to + begin * cols, from + begin * cols, end - begin, cols);
   });
 
-  return on_backward(y, {x}, [=] {
+  return on_backward(y, {x}, [=, x = x.gradient()] {
     for_rows(rows, cols, [=, dx = x.grad(), py = y.data(), dy = y.grad()](int64_t begin, int64_t end) {
       kernel::softmax_grad(dx + begin * cols, py + begin * cols, dy + begin * cols, end - begin, cols);
     });
@@ -79,7 +79,7 @@ Tensor log_softmax(const Tensor& x) {
     }
   });
 
-  return on_backward(y, {x}, [=] {
+  return on_backward(y, {x}, [=, x = x.gradient()] {
     for_rows(rows, cols, [=, dx = x.grad(), py = y.data(), dy = y.grad()](int64_t begin, int64_t end) {
       thread_local Scratch scratch;
       float* p = scratch.floats(cols);

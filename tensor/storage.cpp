@@ -6,9 +6,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <mutex>
 #include <new>
 
 #include "tensor/error.h"
@@ -24,11 +27,89 @@ thread_local Arena* open_arena = nullptr;
 
 size_t round_up(size_t n) { return (n + alignment - 1) / alignment * alignment; }
 
+std::atomic<int64_t> held{0}, most_held{0};
+
+void count(int64_t bytes) {
+  const int64_t now = held.fetch_add(bytes, std::memory_order_relaxed) + bytes;
+  for (int64_t most = most_held.load(std::memory_order_relaxed); now > most && !most_held.compare_exchange_weak(most, now, std::memory_order_relaxed);) {}
+}
+
+// The blocks of Storage::Reuse: whole pages of the system's, so that what is released is the system's again at once.
+class Blocks {
+ public:
+  struct Block { void* p; size_t size; };
+  static constexpr size_t least = 128 << 10;
+
+  static Blocks& shared() {
+    static Blocks* const blocks = new Blocks;        // tensors may outlive whatever is destroyed at exit
+    return *blocks;
+  }
+  bool open() const { return users_.load(std::memory_order_relaxed) > 0; }
+  void enter() { ++users_; }
+  void leave() {
+    const std::lock_guard lock(mutex_);
+    if (--users_ == 0) release_until(0);
+  }
+
+  // A block of at least so many bytes; null if the system has none.
+  Block take(size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    const auto found = waiting_.lower_bound(bytes);
+    if (found != waiting_.end() && found->first <= bytes + bytes / 8) {
+      const Block block{found->second, found->first};
+      total_ -= block.size;
+      waiting_.erase(found);
+      return block;
+    }
+    const Storage::Use use = Storage::use();
+    const int64_t room = use.most + use.most / 8 - use.now - int64_t(bytes);
+    release_until(size_t(std::max<int64_t>(room, 0)));
+    void* p = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return {p == MAP_FAILED ? nullptr : p, bytes};
+  }
+
+  void give(Block block) {
+    const std::lock_guard lock(mutex_);
+    total_ += block.size;
+    waiting_.emplace(block.size, block.p);
+    if (!open()) release_until(0);
+  }
+
+ private:
+  void release_until(size_t most) {
+    while (total_ > most) {
+      const auto largest = std::prev(waiting_.end());
+      ::munmap(largest->second, largest->first);
+      total_ -= largest->first;
+      waiting_.erase(largest);
+    }
+  }
+
+  std::mutex mutex_;
+  std::atomic<int> users_{0};
+  std::multimap<size_t, void*> waiting_;
+  size_t total_ = 0;
+};
+
 std::shared_ptr<void> aligned_memory(size_t bytes) {
   require(bytes <= SIZE_MAX / 2, "storage: cannot allocate ", bytes, " bytes");
+  const auto n = int64_t(bytes);
+  if (bytes >= Blocks::least && Blocks::shared().open()) {
+    const Blocks::Block block = Blocks::shared().take(bytes);
+    require(block.p, "storage: out of memory for ", bytes, " bytes");
+    count(n);
+    return std::shared_ptr<void>(block.p, [block, n](void*) {
+      held.fetch_sub(n, std::memory_order_relaxed);
+      Blocks::shared().give(block);
+    });
+  }
   void* p = std::aligned_alloc(alignment, std::max(round_up(bytes), alignment));
   require(p, "storage: out of memory for ", bytes, " bytes");
-  return std::shared_ptr<void>(p, std::free);
+  count(n);
+  return std::shared_ptr<void>(p, [n](void* q) {
+    std::free(q);
+    held.fetch_sub(n, std::memory_order_relaxed);
+  });
 }
 
 // An open file descriptor, closed at the end of its scope.
@@ -79,6 +160,12 @@ Storage Storage::read_file(const std::string& path) {
   }
   return out;
 }
+
+Storage::Reuse::Reuse() { Blocks::shared().enter(); }
+Storage::Reuse::~Reuse() { Blocks::shared().leave(); }
+
+Storage::Use Storage::use() { return {held.load(std::memory_order_relaxed), most_held.load(std::memory_order_relaxed)}; }
+void Storage::reset_use() { most_held.store(held.load(std::memory_order_relaxed), std::memory_order_relaxed); }
 
 Storage Storage::borrow(void* data, size_t bytes, bool writable) { return {nullptr, data, bytes, writable}; }
 

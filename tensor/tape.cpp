@@ -5,10 +5,15 @@
 namespace kvt {
 
 static thread_local Tape* active = nullptr;
+static thread_local Precision active_precision = Precision::f32;
 
-Tape::Tape() : outer_(active) { active = this; }
-Tape::~Tape() { active = outer_; }
+Tape::Tape(Precision precision) : outer_(std::exchange(active, this)), outer_precision_(std::exchange(active_precision, precision)) {}
+Tape::~Tape() {
+  active = outer_;
+  active_precision = outer_precision_;
+}
 Tape* Tape::current() { return active; }
+Precision Tape::precision() { return active_precision; }
 
 Tape::Pause::Pause() : tape_(active) { active = nullptr; }
 Tape::Pause::~Pause() { active = tape_; }
@@ -32,16 +37,18 @@ Tensor recompute(const std::function<Tensor(const Tensor&)>& f, const Tensor& x)
     y = f(x);
   }
   if (!y.wants_grad()) return y;
-  Tape::current()->push([f, x, y] {
-    if (!y.has_grad()) return;
+  Tape::current()->push([f, x, dy = y.gradient(), precision = Tape::precision()] {
+    if (!dy.has_grad()) return;
     const Tensor leaf = Tensor(x.shape(), x.dtype(), x.storage()).want_grad(x.wants_grad());
-    Tape tape;
+    Tape tape(precision);
     const Tensor again = f(leaf);
-    std::copy_n(y.grad(), y.size(), again.grad());
-    y.drop_grad();
+    std::copy_n(dy.grad(), dy.size(), again.grad());
+    dy.drop_grad();
     tape.backward_from_grads();
-    if (x.wants_grad() && leaf.has_grad())
-      for (int64_t i = 0; i < x.size(); ++i) x.grad()[i] += leaf.grad()[i];
+    if (!x.wants_grad() || !leaf.has_grad()) return;
+    float* const dx = x.grad();
+    const float* const more = leaf.grad();
+    for (int64_t i = 0; i < x.size(); ++i) dx[i] += more[i];
   });
   return y;
 }

@@ -5,6 +5,9 @@
 // The tape owns the closures, so that capturing a result in its own closure makes no reference cycle.
 // Only operations that some wanted gradient depends on are recorded: backward stops below the first tensor that wants one.
 // First-order gradients only.
+//
+// A step of backward captures what it needs: the numbers of some tensors, of others the Gradient alone. What no step captures is freed as
+// soon as the forward pass is done with it.
 #pragma once
 #include <functional>
 #include <initializer_list>
@@ -15,9 +18,12 @@
 
 namespace kvt {
 
+// How operations compute while a tape records: in F32, or with operands of products and what backward keeps in BF16 (ops/precision.h).
+enum class Precision { f32, bf16 };
+
 class Tape {
  public:
-  Tape();
+  explicit Tape(Precision precision = Tape::precision());      // without one: as the tape around it
   ~Tape();
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
@@ -29,6 +35,7 @@ class Tape {
   void backward_from_grads();
 
   static Tape* current();
+  static Precision precision();      // of the tape alive on this thread, paused or not; f32 without one
   void push(std::function<void()> step) { steps_.push_back(std::move(step)); }
 
   // Suspends recording on this thread for a scope.
@@ -43,6 +50,7 @@ class Tape {
  private:
   std::vector<std::function<void()>> steps_;
   Tape* outer_;
+  Precision outer_precision_;
 };
 
 // True if an operation on these inputs has to be recorded.
@@ -53,6 +61,7 @@ bool recording(const Inputs& inputs) {
     if (x && x.wants_grad()) return true;
   return false;
 }
+inline bool recording(std::initializer_list<Tensor> inputs) { return recording<std::initializer_list<Tensor>>(inputs); }
 
 // Declares how the gradient of `y` flows back to `inputs`; returns y. Nothing is kept unless recording(inputs).
 // `step` adds to x.grad() for each input x that wants_grad(); it is skipped if nothing ever flowed into y.
@@ -60,8 +69,8 @@ template <class Inputs, class Step>
 Tensor on_backward(const Tensor& y, const Inputs& inputs, Step step) {
   if (!recording(inputs)) return y;
   y.want_grad();
-  Tape::current()->push([y, step = std::move(step)] {
-    if (y.has_grad()) step();
+  Tape::current()->push([dy = y.gradient(), step = std::move(step)] {
+    if (dy.has_grad()) step();
   });
   return y;
 }

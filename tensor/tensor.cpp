@@ -11,7 +11,7 @@ Tensor::Tensor(const Shape& shape, DType dtype, Storage storage) : impl_(std::ma
   const int64_t size = shape.numel(), bytes = byte_size(dtype, size);
   require(int64_t(storage.size()) == bytes, "tensor: ", shape, " of ", dtype, " needs ", bytes, " bytes, got ", storage.size());
   require(shape.rank() == 0 || shape[-1] % info(dtype).block == 0, "tensor: rows of ", shape, " do not fill whole ", dtype, " blocks");
-  *impl_ = {shape, dtype, size, std::move(storage), std::make_shared<Grad>(), false};
+  *impl_ = {shape, dtype, size, std::move(storage), Gradient(size)};
 }
 
 Tensor Tensor::zeros(const Shape& shape) { return filled(shape, 0.f); }
@@ -43,8 +43,7 @@ float Tensor::item() const {
 Tensor Tensor::view(const Shape& shape) const {
   require(shape.numel() == size(), "view: ", this->shape(), " has not the elements of ", shape);
   Tensor v(shape, dtype(), storage());
-  v.impl_->grad = impl_->grad;
-  v.impl_->wants_grad = impl_->wants_grad;
+  v.impl_->gradient = impl_->gradient;
   return v;
 }
 
@@ -56,14 +55,20 @@ Tensor Tensor::clone() const {
 
 const Tensor& Tensor::want_grad(bool on) const {
   require(!on || is_float(dtype()), "tensor: ", dtype(), " weights of shape ", shape(), " cannot be trained");
-  impl_->wants_grad = on;
+  impl_->gradient.state_->wanted = on;
   return *this;
 }
 
-float* Tensor::grad() const {
-  Storage& g = impl_->grad->storage;
+Tensor Tensor::packed() const {
+  Tensor found;
+  found.impl_ = std::static_pointer_cast<Impl>(impl_->gradient.state_->packed.lock());
+  return found;
+}
+
+float* Gradient::grad() const {
+  Storage& g = state_->storage;
   if (!g) {
-    g = Storage::allocate_owned(size_t(size()) * sizeof(float));
+    g = Storage::allocate_owned(size_t(state_->size) * sizeof(float));
     std::memset(g.data(), 0, g.size());
   }
   return reinterpret_cast<float*>(g.data());

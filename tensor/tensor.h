@@ -1,5 +1,6 @@
 // Tensor: a shared handle to shape, element type, bytes and gradient. Copying a Tensor copies the handle, never the numbers.
 #pragma once
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -9,6 +10,33 @@
 #include "tensor/storage.h"
 
 namespace kvt {
+
+class Tensor;
+
+// The gradient of a tensor, apart from its numbers: all that backward needs of most inputs and results. Whoever holds this alone lets
+// the numbers go.
+class Gradient {
+ public:
+  Gradient() = default;                                        // of no tensor; wants nothing
+  explicit Gradient(int64_t size) : state_(std::make_shared<State>()) { state_->size = size; }
+
+  int64_t size() const { return state_->size; }
+  bool wants_grad() const { return state_ && state_->wanted; }
+  bool has_grad() const { return state_ && state_->storage; }
+  float* grad() const;                                         // zeros at first use; always F32, as large as size()
+  void drop_grad() const { state_->storage = {}; }
+
+ private:
+  friend class Tensor;
+  struct State {
+    int64_t size = 0;
+    bool wanted = false;
+    Storage storage;
+    std::weak_ptr<void> packed;      // see Tensor::packed()
+    std::function<Tensor()> recipe;
+  };
+  std::shared_ptr<State> state_;
+};
 
 class Tensor {
  public:
@@ -41,23 +69,29 @@ class Tensor {
   Tensor clone() const;
 
   // Gradients. A leaf (a parameter) asks for one; results of operations on it then want one too (tensor/tape.h).
-  bool wants_grad() const { return impl_->wants_grad; }
+  bool wants_grad() const { return impl_->gradient.wants_grad(); }
   const Tensor& want_grad(bool on = true) const;
-  bool has_grad() const { return bool(impl_->grad->storage); }
-  float* grad() const;                                         // zeros at first use; always F32, as large as size()
-  void drop_grad() const { impl_->grad->storage = {}; }
+  bool has_grad() const { return impl_->gradient.has_grad(); }
+  float* grad() const { return impl_->gradient.grad(); }
+  void drop_grad() const { impl_->gradient.drop_grad(); }
+  Gradient gradient() const { return impl_ ? impl_->gradient : Gradient(); }
+
+  // For what backward keeps (ops/precision.h), shared among views: the same numbers in another type, found again for as long as somebody
+  // keeps them; and a way to make the numbers again from others that are kept anyway, empty where there is none.
+  Tensor packed() const;
+  void remember_packed(const Tensor& packed) const { impl_->gradient.state_->packed = packed.impl_; }
+  const std::function<Tensor()>& recipe() const { return impl_->gradient.state_->recipe; }
+  void set_recipe(std::function<Tensor()> make_again) const { impl_->gradient.state_->recipe = std::move(make_again); }
 
   bool same(const Tensor& other) const { return impl_ == other.impl_; }   // the very same tensor
 
  private:
-  struct Grad { Storage storage; };
   struct Impl {
     Shape shape;
     DType dtype;
     int64_t size;
     Storage storage;
-    std::shared_ptr<Grad> grad;       // shared among views
-    bool wants_grad = false;
+    Gradient gradient;       // shared among views
   };
   std::shared_ptr<Impl> impl_;
 };

@@ -107,17 +107,18 @@ const std::vector<int64_t>& sizes() {
 
 // --- products ---
 
-void matmul_case() {
+template <class Tile>
+void matmul_case(const Kernel<kernel::Matmul>& matmul, Tile& tiles) {
   const struct { int64_t m, n, k; } shapes[] = {{0, 3, 2}, {1, 1, 1}, {1, 5, 3}, {3, 0, 2}, {2, 3, 0},   {5, 7, 9},    {14, 32, 16}, {15, 33, 17},
                                                 {6, 16, 8}, {29, 65, 40}, {64, 48, 256}, {33, 70, 300}, {200, 40, 20}, {9, 1560, 12}, {70, 66, 64}};
-  for (int tile = 0; tile < kernel::matmul_tile.variants(); ++tile) {
-    const int before = kernel::matmul_tile.chosen();
-    kernel::matmul_tile.choose(tile);
+  for (int tile = 0; tile < tiles.variants(); ++tile) {
+    const int before = tiles.chosen();
+    tiles.choose(tile);
     for (const auto& shape : shapes)
       for (int form = 0; form < 6; ++form) {
         const int64_t m = shape.m, n = shape.n, k = shape.k;
         INFO("m ", m, " n ", n, " k ", k, " form ", form, " tile ", tile);
-        parity(kernel::matmul, 2e-6, [&](auto fn) {
+        parity(matmul, 2e-6, [&](auto fn) {
           const int64_t pad = form == 4 ? 3 : 0, ldc = n + pad;
           const bool a_across = form & 1, b_across = form & 2;
           Guarded<float> a(random(2 * (m + pad) * (k + pad), 1), form % 4), b(random(2 * (n + pad) * (k + pad), 2), (form + 1) % 4);
@@ -129,7 +130,7 @@ void matmul_case() {
           return collect(c, 1 + double(k));
         });
       }
-    kernel::matmul_tile.choose(before);
+    tiles.choose(before);
   }
 }
 
@@ -151,6 +152,37 @@ void matmul_tile_case() {
           worst = std::max(worst, std::fabs(want - double(c.data()[i * ldc + j])) / double(1 + k));
         }
       INFO("matmul_tile ", std::string(isa_name(kernel::matmul_tile.isa(v))), " k ", k);
+      CHECK(worst < 1e-6);
+    }
+}
+
+void matmul_tile_bf16_case() {
+  for (int v = 0; v < kernel::matmul_tile_bf16.variants(); ++v)
+    for (int64_t pairs : {0, 1, 2, 3, 7, 64, 257}) {
+      const auto& [fn, tile] = kernel::matmul_tile_bf16.variant(v);
+      const int64_t ldc = tile.cols + pairs % 3;
+      const auto pack = [](const Floats& x) {
+        std::vector<uint32_t> y;
+        for (size_t i = 0; i < x.size(); i += 2) y.push_back(f32_to_bf16(x[i]) | uint32_t(f32_to_bf16(x[i + 1])) << 16);
+        return y;
+      };
+      Guarded<uint32_t> a(pack(random(2 * pairs * tile.rows, 4)), 1), b(pack(random(2 * pairs * tile.cols, 5)), 2);
+      Guarded<float> c(random(tile.rows * ldc, 6), int(pairs % 4));
+      const Floats before(c.data(), c.data() + c.size());
+      fn(c, ldc, a, b, pairs);
+      CHECK(c.intact());
+      const auto low = [](uint32_t x) { return double(bf16_to_f32(uint16_t(x))); };
+      double worst = 0;
+      for (int64_t i = 0; i < tile.rows; ++i)
+        for (int64_t j = 0; j < ldc; ++j) {
+          double want = before[size_t(i * ldc + j)];
+          for (int64_t p = 0; j < tile.cols && p < pairs; ++p) {
+            const uint32_t x = a.data()[p * tile.rows + i], y = b.data()[p * tile.cols + j];
+            want += low(x) * low(y) + low(x >> 16) * low(y >> 16);
+          }
+          worst = std::max(worst, std::fabs(want - double(c.data()[i * ldc + j])) / double(1 + pairs));
+        }
+      INFO("matmul_tile_bf16 ", std::string(isa_name(kernel::matmul_tile_bf16.isa(v))), " pairs ", pairs);
       CHECK(worst < 1e-6);
     }
 }
@@ -184,6 +216,20 @@ void axpy_case() {
       Guarded<float> x(random(n, 9), int(n % 4)), y(random(n, 10), int(n % 3));
       fn(y, -1.7f, x, n);
       return collect(y, 4);
+    });
+}
+
+void pack_bf16_case() {
+  for (int64_t n : sizes())
+    parity(kernel::pack_bf16, 0, [&](auto fn) {
+      Floats from = random(n, 60);
+      const uint32_t edges[] = {0x3f808000, 0x3f818000, 0x3f808001, 0x80000000, 0x7f7fffff, 0xff800000, 0x7f800001, 0xffffffff, 0x00000001, 0x80008000};
+      for (size_t i = 0; i < from.size(); i += 3) from[i] = __builtin_bit_cast(float, edges[i / 3 % std::size(edges)]);
+      Guarded<float> x(from, int(n % 4));
+      Guarded<uint16_t> y(n, int(n % 3));
+      fn(y, x, n);
+      CHECK(y.intact());
+      return Result{Floats(y.data(), y.data() + n), 0};
     });
 }
 
@@ -541,8 +587,14 @@ using Case = std::function<void()>;
 
 std::map<std::string, Case> cases() {
   std::map<std::string, Case> all = {
-      {"matmul", matmul_case},
+      {"matmul", [] { matmul_case(kernel::matmul, kernel::matmul_tile); }},
+      {"matmul_bf16", [] {
+        matmul_case(kernel::matmul_bf16, kernel::matmul_tile);                  // for the blocked variant
+        if (kernel::matmul_tile_bf16.variants() > 1) matmul_case(kernel::matmul_bf16, kernel::matmul_tile_bf16);
+      }},
       {"matmul_tile", matmul_tile_case},
+      {"matmul_tile_bf16", matmul_tile_bf16_case},
+      {"pack_bf16", pack_bf16_case},
       {"dot_f32", [] { dot_case(kernel::dot_f32, same); }},
       {"dot_f16", [] { dot_case(kernel::dot_f16, f32_to_f16); }},
       {"dot_bf16", [] { dot_case(kernel::dot_bf16, f32_to_bf16); }},

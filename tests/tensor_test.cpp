@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <set>
+#include <thread>
 
 #include "tensor/parallel.h"
 #include "tensor/random.h"
@@ -72,6 +73,41 @@ TEST_CASE("storage refuses what lies outside") {
   CHECK_THROWS_AS(s.part(4, 7), Error);
   CHECK_THROWS_AS(s.part(SIZE_MAX, 2), Error);
   CHECK_THROWS_WITH_AS(Storage::map_file("/nonexistent/x"), "cannot open '/nonexistent/x': No such file or directory", Error);
+}
+
+TEST_CASE("blocks that wait for reuse are found again, stay within bounds, and go in the end") {
+  const int64_t before = Storage::use().now;
+  constexpr size_t large = 1 << 20;
+  Storage outlives;
+  {
+    const Storage::Reuse blocks;
+    const std::byte* first = nullptr;
+    {
+      Storage a = Storage::allocate_owned(large), b = Storage::allocate_owned(large / 2);
+      CHECK(Storage::use().now == before + int64_t(large + large / 2));
+      CHECK(reinterpret_cast<uintptr_t>(a.data()) % 64 == 0);
+      std::fill_n(a.data(), large, std::byte(7));
+      first = a.data();
+    }
+    CHECK(Storage::use().now == before);
+    CHECK(Storage::allocate_owned(large).data() == first);
+    CHECK(Storage::allocate_owned(large - large / 16).data() == first);            // a little less fits, too
+    CHECK(Storage::allocate_owned(large - large / 16).data() == first);
+    outlives = Storage::allocate_owned(large);
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 4; ++t)
+      threads.emplace_back([t] {
+        for (size_t i = 0; i < 200; ++i) {
+          const Storage s = Storage::allocate_owned((1 + (i + size_t(t)) % 3) << 17);
+          std::fill_n(s.data(), s.size(), std::byte(t));
+          CHECK(std::count(s.data(), s.data() + s.size(), std::byte(t)) == int64_t(s.size()));
+        }
+      });
+    for (std::thread& t : threads) t.join();
+  }
+  std::fill_n(outlives.data(), large, std::byte(1));
+  outlives = {};
+  CHECK(Storage::use().now == before);
 }
 
 // y = x² as an operation of its own, counting its backward steps

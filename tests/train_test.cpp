@@ -66,6 +66,34 @@ TrainOptions small_options() {
   return o;
 }
 
+// The batch of a golden file, as PyTorch saw it: labels are given, not shifted.
+Examples golden_rows(const Gguf& golden) {
+  const Tensor ids_tensor = golden.tensor("golden.ids");
+  const Ids ids = ints(ids_tensor), labels = ints(golden.tensor("golden.labels"));
+  const int64_t B = ids_tensor.dim(0), T = ids_tensor.dim(1);
+  Examples data(T);
+  for (int64_t b = 0; b < B; ++b) data.add({{ids.begin() + b * T, ids.begin() + (b + 1) * T}, {labels.begin() + b * T, labels.begin() + (b + 1) * T}});
+  return data;
+}
+
+TrainOptions golden_options(const Gguf& golden, int64_t batch) {
+  TrainOptions options;
+  options.steps = golden.integer("golden.steps");
+  options.batch = batch;
+  options.schedule = Schedule::Kind::constant;
+  options.lr = float(golden.real("golden.lr"));
+  options.optimizer.weight_decay = float(golden.real("golden.weight_decay"));
+  options.clip = 0;
+  return options;
+}
+
+std::vector<float> golden_losses(const CausalLm& model, const TrainedSet& trained, const TrainOptions& options, const Examples& data) {
+  std::vector<float> losses;
+  TrainState state;
+  train(model, trained, options, data, nullptr, state, {.step = [&](const StepReport& r) { losses.push_back(float(r.loss)); }, .validation = {}, .save = {}, .cancelled = {}});
+  return losses;
+}
+
 }  // namespace
 
 TEST_CASE("a two-layer Llama agrees with PyTorch: logits, loss, every gradient, ten AdamW losses") {
@@ -93,23 +121,32 @@ TEST_CASE("a two-layer Llama agrees with PyTorch: logits, loss, every gradient, 
       }
     }
 
-    Examples data(T);
-    for (int64_t b = 0; b < B; ++b) {      // rows as PyTorch saw them: labels are given, not shifted
-      data.add({{ids.begin() + b * T, ids.begin() + (b + 1) * T}, {labels.begin() + b * T, labels.begin() + (b + 1) * T}});
-    }
-    TrainOptions options;
-    options.steps = golden.integer("golden.steps");
-    options.batch = B;
-    options.schedule = Schedule::Kind::constant;
-    options.lr = float(golden.real("golden.lr"));
-    options.optimizer.weight_decay = float(golden.real("golden.weight_decay"));
-    options.clip = 0;
-    std::vector<float> losses;
-    TrainState state;
-    train(*model, trained, options, data, nullptr, state, {.step = [&](const StepReport& r) { losses.push_back(float(r.loss)); }, .validation = {}, .save = {}, .cancelled = {}});
+    const Examples data = golden_rows(golden);
+    const std::vector<float> losses = golden_losses(*model, trained, golden_options(golden, B), data);
     const Tensor want = golden.tensor("golden.losses");
     REQUIRE(int64_t(losses.size()) == want.size());
     for (size_t i = 0; i < losses.size(); ++i) CHECK(losses[i] == doctest::Approx(want.data()[i]).epsilon(1e-4));
+  }
+}
+
+TEST_CASE("ten AdamW losses in mixed precision are those of PyTorch's autocast to bfloat16") {
+  for (const char* file : {"tests/golden/llama_tied.gguf", "tests/golden/llama_untied.gguf"}) {
+    INFO(std::string(file));
+    const Gguf golden = Gguf::open(project_path(file));
+    const Tensor want = golden.tensor("golden.bf16.losses"), exact = golden.tensor("golden.losses");
+    const auto model = load_model(golden);
+    const TrainedSet trained = all_weights(*model);
+    const Examples data = golden_rows(golden);
+    TrainOptions options = golden_options(golden, data.size());
+    options.precision = Precision::bf16;
+    const std::vector<float> losses = golden_losses(*model, trained, options, data);
+    REQUIRE(int64_t(losses.size()) == want.size());
+    // Both round operands to 8 bits; PyTorch also rounds what products give. A loss of a chain of 11 products, each with two roundings of 2⁻⁸.
+    for (size_t i = 0; i < losses.size(); ++i) {
+      INFO("step ", i + 1, ": ", losses[i], ", PyTorch ", want.data()[i], ", in F32 ", exact.data()[i]);
+      CHECK(losses[i] == doctest::Approx(want.data()[i]).epsilon(0.01));
+      CHECK(losses[i] != exact.data()[i]);
+    }
   }
 }
 
@@ -164,8 +201,9 @@ TEST_CASE("training lowers the loss; the same seed gives the same bytes, another
   options.lr = 2e-2f;
   std::map<std::string, std::string> files;
   double first = 0, last = 0;
-  for (const std::string variant : {"one", "again", "recomputed", "seed"}) {
-    options.recompute = variant == "recomputed";
+  for (const std::string variant : {"one", "again", "recomputed", "seed", "bf16", "bf16 recomputed"}) {
+    options.recompute = variant.ends_with("recomputed");
+    options.precision = variant.starts_with("bf16") ? Precision::bf16 : Precision::f32;
     options.seed = variant == "seed" ? 10 : 9;
     LoraRun run(options);
     TrainState state;
@@ -178,6 +216,8 @@ TEST_CASE("training lowers the loss; the same seed gives the same bytes, another
   CHECK(files["one"] == files["again"]);
   CHECK(files["one"] == files["recomputed"]);
   CHECK(files["one"] != files["seed"]);
+  CHECK(files["bf16"] == files["bf16 recomputed"]);
+  CHECK(files["bf16"] != files["one"]);
 }
 
 TEST_CASE("accumulated gradients are those of the batches taken together") {
@@ -252,7 +292,8 @@ TEST_CASE("a run killed between checkpoints and resumed ends with the same bytes
 TEST_CASE("a cancelled run is saved and resumes to the same bytes, wherever it was cancelled") {
   const TemporaryFolder folder;
   const Examples data = some_text(200, 8, 2), validation = some_text(60, 8, 3);
-  const TrainOptions options = small_options();
+  TrainOptions options = small_options();
+  options.precision = Precision::bf16;
   std::string whole;
   int64_t asked = 0;
   {
@@ -350,6 +391,11 @@ TEST_CASE("checkpoints: refused for another base or other options, and when dama
   other.options["rank"] = "4";
   CHECK_THROWS_WITH_AS(read_checkpoint(path, read, fresh.trained, other),
                        (path + ": a checkpoint of a run with other options: batch is 3 there and 8 here; rank is missing there and 4 here").c_str(), Error);
+
+  TrainOptions narrow = options;
+  narrow.precision = Precision::bf16;
+  CHECK_THROWS_WITH_AS(read_checkpoint(path, read, fresh.trained, {run.identity.base, narrow.describe()}),
+                       (path + ": a checkpoint of a run with other options: precision is f32 there and bf16 here").c_str(), Error);
 
   const std::string good = bytes_of(path);
   const auto refused = [&](const std::string& bytes) {

@@ -42,7 +42,8 @@ void print_plan(Report& report, const AdaptOptions& o, const Goal& goal, const M
   plan.update({{"event", "plan"}, {"base", goal.base}, {"method", o.method}, {"trained", trained}, {"weights", weights}, {"steps", steps}});
   if (const CausalLm* lm = goal.language_model()) {
     const int64_t memory = training_bytes(lm->config(), trained, adapted, o.train, o.length, goal.has_validation()) + weight_bytes;
-    report.line("memory      about " + megabytes(memory) + " (weights " + megabytes(weight_bytes) + ")" + (o.train.recompute ? ", recomputing activations" : ""));
+    report.line("memory      about " + megabytes(memory) + " (weights " + megabytes(weight_bytes) + ")" +
+                (o.train.precision == Precision::bf16 ? ", in bf16" : "") + (o.train.recompute ? ", recomputing activations" : ""));
     plan["memory_estimate"] = memory;
   }
   report.event(plan);
@@ -164,6 +165,9 @@ void add_adapt(CLI::App& app) {
   c->add_option("--clip", t.clip, "largest gradient norm (default 1; 0 = any)")->check(CLI::NonNegativeNumber);
   c->add_option("--weight-decay", t.optimizer.weight_decay, "AdamW's weight decay, for matrices (default 0.01)")->check(CLI::NonNegativeNumber);
   c->add_option("--seed", t.seed, "seed of initial factors and data order (default 0)");
+  c->add_option_function<std::string>("--precision", [o](const std::string& text) { o->train.precision = precision_named(text); },
+                                      "f32 (default), or bf16: products and what the backward pass keeps in 16 bits, less memory; weights, gradients, optimizer F32")
+      ->check(CLI::IsMember({"f32", "bf16"}));
   c->add_flag("--recompute", t.recompute, "recompute activations in the backward pass: less memory, more time");
   c->add_option("--eval-every", t.eval_every, "steps between validations (default: only at start and end)")->check(CLI::NonNegativeNumber);
   c->add_option("--patience", t.patience, "stop after so many validations without improvement (default 0 = never)")->check(CLI::NonNegativeNumber);

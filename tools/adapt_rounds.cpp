@@ -50,6 +50,7 @@ static RoundsOptions rounds_options(const AdaptOptions& o) {
   if (!kvt) options.scale = o.alpha / float(o.rank);
   options.eta = o.eta;
   options.extract.batch = 1;         // the mean does not depend on it, memory does
+  options.extract.precision = o.train.precision;
   options.extract.recompute = o.train.recompute;
   options.extract.seed = o.train.seed;
   options.train = o.train;

@@ -105,6 +105,9 @@ TrainOptions read_training(Config c, uint64_t seed) {
   o.optimizer.beta2 = float(c.real("beta2", 0, 0.999999, double(o.optimizer.beta2)));
   o.optimizer.eps = float(c.real("eps", 1e-30, 1, double(o.optimizer.eps)));
   o.optimizer.weight_decay = float(c.real("weight_decay", 0, 100, double(o.optimizer.weight_decay)));
+  const std::string precision = c.text("precision", name(o.precision));
+  if (precision != "f32" && precision != "bf16") c.bad("precision", "expected f32 or bf16, got '" + precision + "'");
+  o.precision = precision_named(precision);
   o.recompute = c.flag("recompute", false);
   o.eval_every = c.count("eval_every", 0, many, 0);
   o.patience = c.count("patience", 0, many, 0);

@@ -40,7 +40,7 @@ class Config {
   std::set<std::string> read_;
 };
 
-// "training": steps or epochs, batch, accumulate, schedule, lr, warmup, clip, beta1, beta2, eps, weight_decay, recompute, eval_every,
+// "training": steps or epochs, batch, accumulate, schedule, lr, warmup, clip, beta1, beta2, eps, weight_decay, precision, recompute, eval_every,
 // patience, save_every; and seed
 TrainOptions read_training(Config config, uint64_t seed);
 

@@ -38,6 +38,7 @@ TrainMethod read_method(Config c, const TrainOptions& options) {
   if (in_rounds(m)) {
     m.rounds.basis = basis(c.text("init", kvt ? "gradient-svd" : "weight-svd"));
     m.rounds.extract.batch = options.batch;
+    m.rounds.extract.precision = options.precision;
   }
   if (m.name != "full" && m.name != "probe") {
     m.head = c.flag("head", false);

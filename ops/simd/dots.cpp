@@ -1,4 +1,4 @@
-// Dot products of rows of F32, F16 and BF16 weights with one vector, and unpacking the two short formats.
+// Dot products of rows of F32, F16 and BF16 weights with one vector, unpacking the two short formats, and packing BF16.
 //
 // Four rows at a time: x is loaded once for them, and their sums hide the latency of an addition.
 #include "ops/simd/formats.h"
@@ -48,6 +48,15 @@ void unpack(float* y, const void* from, int64_t n) {
   if (i < n) store(y + i, n - i, widen_part<Format>(x + i, n - i));
 }
 
+void pack_bf16(uint16_t* y, const float* x, int64_t n) {
+  int64_t i = 0;
+  for (; i + W <= n; i += W) BF16::narrow(y + i, load(x + i));
+  if (i == n) return;
+  uint16_t rest[W];
+  BF16::narrow(rest, load(x + i, n - i, 0));
+  for (int64_t j = i; j < n; ++j) y[j] = rest[j - i];
+}
+
 }  // namespace
 
 void ISA::add_dots() {
@@ -60,6 +69,7 @@ void ISA::add_dots() {
 
 void ISA::add_unpacks() {
   kernel::unpack_bf16.add(this_isa, unpack<BF16>);
+  kernel::pack_bf16.add(this_isa, pack_bf16);
 #if defined(KVT_HAS_F16)
   kernel::unpack_f16.add(this_isa, unpack<F16>);
 #endif

@@ -23,6 +23,21 @@ struct BF16 {       // the upper half of an F32
     return _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 #endif
   }
+  // To the nearest, the even one of two; NaN stays NaN.
+  static void narrow(uint16_t* p, V x) {
+    const I b = bits(x), even = b + I(0x7fff) + ((b >> 16) & I(1));
+    const I nearest = bits(xsimd::select(x == x, from_bits(even), from_bits(b | I(0x400000)))) >> 16;      // within int16_t
+#if defined(__AVX512F__)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(nearest));
+#elif defined(__AVX2__)
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi32(nearest, nearest), 0x08);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
+#elif defined(__aarch64__)
+    vst1_u16(p, vmovn_u32(vreinterpretq_u32_s32(nearest)));
+#else
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi32(nearest, nearest));
+#endif
+  }
 };
 
 #if defined(__F16C__) || defined(__aarch64__)

@@ -8,7 +8,9 @@
 namespace kvt {
 
 void KVT_ADD_KERNELS(ISA)() {
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512BF16__)
+  ISA::add_products_bf16();
+#elif defined(__AVX512VNNI__)
   ISA::add_quants();
 #else
   ISA::add_attention();

@@ -17,6 +17,7 @@ void add_dots();
 void add_maps();
 void add_norms();
 void add_products();
+void add_products_bf16();
 void add_blocks();
 void add_quants();
 void add_softmax();

@@ -4,9 +4,11 @@
     python3 tests/golden/make_llama.py        (torch, transformers, gguf, numpy; writes llama_tied.gguf and llama_untied.gguf)
 
 Each file is a loadable model, plus golden.*: ids and labels [B, T], logits, the loss, the gradient of every parameter
-(golden.grad.<name>), and the losses of ten AdamW steps on that batch. The rows of q and k are reordered within each head, as
+(golden.grad.<name>), and the losses of ten AdamW steps on that batch, in float32 and (golden.bf16.losses) with the forward pass under
+autocast to bfloat16. The rows of q and k are reordered within each head, as
 GGUF's `llama` wants them: transformers rotates pairs (i, i + D/2), GGUF's pairs are (2i, 2i + 1).
 """
+import copy
 import pathlib
 import gguf
 import numpy as np
@@ -86,22 +88,31 @@ def make(tied):
     for name, p in model.named_parameters():
         out.add_tensor("golden.grad." + gguf_name(name), converted(name, p.grad))
 
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    adamw = torch.optim.AdamW([{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}], lr=LR)
-    losses = []
-    for _ in range(STEPS):
-        adamw.zero_grad()
-        _, loss = forward()
-        loss.backward()
-        adamw.step()
-        losses.append(loss.item())
+    def train(mixed):
+        matrices = [p for p in model.parameters() if p.dim() >= 2]
+        vectors = [p for p in model.parameters() if p.dim() < 2]
+        adamw = torch.optim.AdamW([{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}], lr=LR)
+        losses = []
+        for _ in range(STEPS):
+            adamw.zero_grad()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+                _, loss = forward()
+            loss.backward()
+            adamw.step()
+            losses.append(loss.item())
+        return losses
+
+    start = copy.deepcopy(model.state_dict())
+    losses = train(mixed=False)
     out.add_tensor("golden.losses", np.array(losses, dtype=np.float32))
+    model.load_state_dict(start)
+    mixed = train(mixed=True)
+    out.add_tensor("golden.bf16.losses", np.array(mixed, dtype=np.float32))
     out.write_header_to_file()
     out.write_kv_data_to_file()
     out.write_tensors_to_file()
     out.close()
-    print(path.name, path.stat().st_size, "bytes; losses", " ".join(f"{x:.5f}" for x in losses))
+    print(path.name, path.stat().st_size, "bytes; losses", " ".join(f"{x:.5f}" for x in losses), "mixed", " ".join(f"{x:.5f}" for x in mixed))
 
 
 if __name__ == "__main__":
