@@ -53,8 +53,9 @@ void work(const CellRunner& runner, const Experiment& e, const std::vector<Cell>
         results.push_back(r);
         const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
         ++done;
-        char text[100];
-        std::snprintf(text, sizeof text, "  test %.4f  %.0f s   %s left", r.test, r.seconds, clock_of(seconds / double(done) * double(open.size() - done)).c_str());
+        char text[100], test[40] = "";
+        if (!std::isnan(r.test)) std::snprintf(test, sizeof test, "  test %.4f", r.test);
+        std::snprintf(text, sizeof text, "%s  %.0f s   %s left", test, r.seconds, clock_of(seconds / double(done) * double(open.size() - done)).c_str());
         report.line("[" + std::to_string(done) + "/" + std::to_string(open.size()) + "] " + open[i].id(e) + text);
       } catch (...) {
         const std::lock_guard lock(guard);
