@@ -79,7 +79,8 @@ std::vector<FusionLoss> fusion_losses(const std::vector<int32_t>& labels, int64_
 void Accuracy::add(std::span<const float> scores, int64_t label) {
   require(label >= 0 && label < int64_t(scores.size()), "accuracy: class ", label, " of ", scores.size());
   const float right = scores[size_t(label)];
-  const auto better = std::count_if(scores.begin(), scores.end(), [&](float x) { return x > right; });
+  int64_t better = 0;                            // of equals the first is the better: a classifier that knows nothing decides for one class
+  for (int64_t c = 0; c < int64_t(scores.size()); ++c) better += scores[size_t(c)] > right || (scores[size_t(c)] == right && c < label);
   ++examples;
   top1 += better == 0;
   top5 += better < 5;

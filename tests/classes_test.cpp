@@ -172,6 +172,22 @@ TEST_CASE("pooling: by hand, and its gradient") {
   CHECK_THROWS_WITH_AS(pooling("max"), "no pooling 'max'; there are mean, first and last", Error);
 }
 
+TEST_CASE("accuracy: the best score decides, of equals the first") {
+  Accuracy a(3);
+  const auto add = [&](std::vector<float> z, int64_t label) { a.add(z, label); };
+  add({0, 0, 0}, 0);
+  add({0, 0, 0}, 1);
+  add({0, 0, 0}, 2);
+  add({1, 3, 2}, 1);
+  add({1, 3, 2}, 0);
+  CHECK(a.examples == 5);
+  CHECK(a.top1 == 2);
+  CHECK(a.top5 == 5);
+  CHECK(a.nll == doctest::Approx(3 * std::log(3.0) + 2 * std::log(std::exp(1.0) + std::exp(2.0) + std::exp(3.0)) - 4));
+  CHECK(a.by_class.f1(0) == doctest::Approx(2 * 1 / 5.0));      // three decisions for class 0, which occurs twice
+  CHECK_THROWS_AS(add({1, 2}, 2), Error);
+}
+
 TEST_CASE("labelled texts as they are read: special tokens, the text's place, cutting, and what is refused") {
   const auto tokenizer = wordpiece(24);
   ClassSettings s = two_classes();
