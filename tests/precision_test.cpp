@@ -167,7 +167,10 @@ TEST_CASE("activation functions: results as in F32, gradients at rounded argumen
   // |f'(round(x)) − f'(x)| ≤ u |x| sup |f''|
   struct Case { std::string name; Tensor (*f)(const Tensor&); double curvature; };
   Rng rng(34);
-  for (const auto& [name, f, curvature] : std::vector<Case>{{"silu", silu, 0.5}, {"gelu", gelu, 0.798}, {"gelu_tanh", gelu_tanh, 0.80}, {"sigmoid", sigmoid, 0.0963}, {"tanh", kvt::tanh, 0.770}}) {
+  for (const Case& one : std::vector<Case>{{"silu", silu, 0.5}, {"gelu", gelu, 0.798}, {"gelu_tanh", gelu_tanh, 0.80}, {"sigmoid", sigmoid, 0.0963}, {"tanh", kvt::tanh, 0.770}}) {
+    const std::string& name = one.name;
+    const auto f = one.f;
+    const double curvature = one.curvature;
     INFO(name);
     const Tensors xs = {randn({7, 300}, rng, 2)};
     const Tensor dy = randn({7, 300}, rng), scale = magnitudes(xs[0]);
@@ -271,7 +274,9 @@ void check_model(const std::string& name, Model& model, int products, const std:
   CHECK(std::fabs(got.loss - want.loss) <= tolerance * std::fabs(want.loss));
   CHECK(got.grads.size() > 4);
   REQUIRE(got.grads.size() == want.grads.size());
-  for (const auto& [parameter, g] : want.grads) {
+  for (const auto& one : want.grads) {
+    const std::string& parameter = one.first;
+    const auto& g = one.second;
     if (parameter.ends_with("attn_k.bias") || parameter.ends_with("attention.k.bias")) continue;      // cancels in the softmax: rounding alone
     const double error = distance(got.grads.at(parameter), g), size = distance(g, {});
     INFO(parameter, ": ", error / size);
