@@ -13,6 +13,7 @@
 
 #include "ops/loops.h"
 #include "ops/ops.h"
+#include "ops/tuning.h"
 
 namespace kvt {
 
@@ -20,7 +21,7 @@ namespace {
 
 using kernel::Mat;
 
-constexpr int64_t query_rows = 128, key_block = 96;     // so many queries meet a block of keys while it is in the cache; keys of one, backward
+constexpr int64_t query_rows = 128, key_block = 96;     // of a block, backward
 constexpr int64_t few_rows = 16;                        // up to here a panel has too many empty lanes
 constexpr int64_t key_split = 256, few_keys = 64, turn = 16;      // few rows: so many keys a job, a step of the softmax, a product
 constexpr float infinity = std::numeric_limits<float>::infinity(), log2_e = 1.44269504f, ln_2 = 0.693147181f;
@@ -118,7 +119,7 @@ void attend(float* y, float* lse, const Problem& p, const float* q, Rows k, Rows
   const kernel::Panel panel = kernel::attention_scores.best().traits;
   const int64_t D = p.D, row = p.H * D, most = panel.most, cuts = pieces(t1 - t0, most), panels = p.G * cuts;
   const int64_t begin = p.first(t0), end = p.limit(b, t1 - 1);
-  const int64_t block = pieces(pieces(end - begin, std::max<int64_t>(1, pieces(end - begin, panel.block))), panel.keys) * panel.keys;
+  const int64_t block = pieces(pieces(end - begin, std::max<int64_t>(1, pieces(end - begin, tuning::key_block()))), panel.keys) * panel.keys;
   float* const queries = scratch.floats(panels * most * (D + 2) + (block + 5) * most + 2 * block * D);
   float *const s = queries + panels * most * (D + 2), *const top = s + block * most, *const fix = top + most, *const share = fix + most;
   float *const from = share + most, *const to = from + most, *const k_floats = to + most, *const v_floats = k_floats + block * D;
@@ -259,7 +260,7 @@ void forward_few(float* y, float* lse, const Problem& p, const float* q, Rows k,
 
 void forward(float* y, float* lse, const Problem& p, const float* q, Rows k, Rows v) {
   if (p.T * p.G <= few_rows) return forward_few(y, lse, p, q, k, v);
-  const int64_t most = kernel::attention_scores.best().traits.most, step = std::max<int64_t>(1, query_rows / (p.G * most)) * most, blocks = pieces(p.T, step);
+  const int64_t most = kernel::attention_scores.best().traits.most, step = std::max<int64_t>(1, tuning::query_block() / (p.G * most)) * most, blocks = pieces(p.T, step);
   const int64_t grain = std::max<int64_t>(1, piece_products / (step * p.G * std::max<int64_t>(p.S, 1) * p.D));
   parallel_for(p.B * p.Hkv * blocks, grain, [&](int64_t begin, int64_t end) {
     for (int64_t job = begin; job < end; ++job) {

@@ -1,6 +1,8 @@
 #include "ops/cpu.h"
 
 #include <algorithm>
+#include <fstream>
+#include <map>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -56,6 +58,56 @@ const std::vector<std::string_view>& cpu_features() {
 bool cpu_has(std::string_view feature) {
   const auto& all = cpu_features();
   return std::find(all.begin(), all.end(), feature) != all.end();
+}
+
+// /sys/devices/system/cpu/cpu0/cache/index*: level, type, size ("48K")
+static Caches find_caches() {
+  Caches found{32 << 10, 512 << 10, 0};
+  for (int i = 0; i < 8; ++i) {
+    const auto read = [i](const char* what) {
+      std::string text;
+      std::ifstream("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(i) + "/" + what) >> text;
+      return text;
+    };
+    const std::string level = read("level"), type = read("type"), size = read("size");
+    int64_t bytes = 0;
+    for (const char c : size) {
+      if (c >= '0' && c <= '9' && bytes < (int64_t{1} << 40)) bytes = bytes * 10 + (c - '0');
+      else bytes <<= c == 'K' ? 10 : c == 'M' ? 20 : 0;
+    }
+    if (bytes == 0 || type == "Instruction") continue;
+    if (level == "1") found.l1 = bytes;
+    if (level == "2") found.l2 = bytes;
+    if (level == "3") found.l3 = bytes;
+  }
+  return found;
+}
+
+const Caches& caches() {
+  static const Caches found = find_caches();
+  return found;
+}
+
+// /proc/cpuinfo of the first core: "key : value" lines up to an empty one
+static std::string find_name() {
+  std::map<std::string, std::string> said;
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line) && !line.empty();) {
+    const size_t colon = line.find(':');
+    if (colon == line.npos) continue;
+    const size_t key = line.find_last_not_of(" \t", colon - 1) + 1, value = line.find_first_not_of(" \t", colon + 1);
+    said[line.substr(0, key)] = value == line.npos ? "" : line.substr(value);
+  }
+  std::string name = said["model name"], numbers;
+  for (const char* key : {"cpu family", "model", "stepping", "CPU implementer", "CPU variant", "CPU part", "CPU revision"})
+    if (said.count(key)) numbers += (numbers.empty() ? "" : "-") + said[key];
+  name += (name.empty() || numbers.empty() ? "" : ", ") + numbers;
+  return name.empty() ? "unknown" : name;
+}
+
+const std::string& cpu_name() {
+  static const std::string name = find_name();
+  return name;
 }
 
 }  // namespace kvt

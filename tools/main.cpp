@@ -3,6 +3,7 @@
 #include <exception>
 #include <new>
 
+#include "engine/tuning.h"
 #include "tools/commands.h"
 
 static constexpr const char* about =
@@ -16,7 +17,8 @@ static constexpr const char* examples =
     "  kvt perplexity -m model.gguf -f text.txt -c 512 --chunks 32\n"
     "  kvt adapt -m model.gguf --data domain.txt --valid-split 0.1 -o domain.gguf\n"
     "Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.\n"
-    "Environment: KVT_KERNELS chooses kernel variants (kvt kernels), KVT_ACTIVATIONS=f32|q8 the form of activations.";
+    "Environment: KVT_KERNELS chooses kernel variants (kvt kernels), KVT_ACTIVATIONS=f32|q8 the form of activations,\n"
+    "KVT_TUNING=FILE|off the profile of this machine (kvt tune).";
 
 int main(int argc, char** argv) {
   CLI::App app(about, "kvt");
@@ -44,6 +46,8 @@ int main(int argc, char** argv) {
   kvt::add_bleu(app);
   kvt::add_kernels(app);
   try {
+    const std::string profile = kvt::tuning_path(), why = kvt::load_tuning(profile, KVT_VERSION);
+    if (!why.empty()) std::fprintf(stderr, "kvt: the tuning profile is ignored: %s\n", why.c_str());
     app.parse(argc, argv);
     return 0;
   } catch (const CLI::ParseError& e) {

@@ -1,0 +1,36 @@
+#include "ops/tuning.h"
+
+#include <algorithm>
+
+#include "ops/cpu.h"
+#include "ops/kernels.h"
+
+namespace kvt {
+
+Tunable::Tunable(const char* n, const char* m, int64_t l, int64_t u, Default* standard) : name(n), meaning(m), least(l), most(u), next(first), standard_(standard) {
+  first = this;
+}
+
+int64_t Tunable::standard() const { return std::clamp(standard_(), least, most); }
+
+void Tunable::set(int64_t value) {
+  require(value >= least && value <= most, "tuning: ", name, " is ", value, ", expected ", least, " to ", most);
+  value_ = value;
+  is_set_ = true;
+}
+
+Tunable* Tunable::find(std::string_view name) {
+  for (Tunable* t = first; t; t = t->next)
+    if (name == t->name) return t;
+  return nullptr;
+}
+
+namespace tuning {
+
+// 64 KB of queries and outputs, heads of 64 numbers: beside a block of keys and values they fit any L2 cache.
+Tunable query_block("attention.query_block", "queries that meet a block of keys while it is in the cache", 8, 1 << 14,
+                    [] { return int64_t{128}; });
+Tunable key_block("attention.key_block", "keys that a panel of queries meets at once", 8, 1 << 14, [] { return int64_t(kernel::attention_scores.best().traits.block); });
+
+}  // namespace tuning
+}  // namespace kvt
