@@ -14,7 +14,7 @@
 
 namespace kvt {
 
-static constexpr const char* isa_names[] = {"reference", "blocked", "sse2", "avx2", "avx512", "vnni", "bf16", "neon", "fp16", "dotprod", "blas"};
+static constexpr const char* isa_names[] = {"reference", "blocked", "sse2", "avx2", "avx512", "vnni", "bf16", "amx", "neon", "fp16", "dotprod", "blas"};
 
 static_assert(std::size(isa_names) == size_t(Isa::blas) + 1);
 
@@ -30,6 +30,9 @@ static bool add_backends() {
   if (avx512) add_avx512_kernels();
   if (avx512 && cpu_has("avx512vnni")) add_vnni_kernels();
   if (avx512 && cpu_has("avx512bf16")) add_bf16_kernels();
+#if defined(KVT_AMX)
+  if (avx512 && cpu_has("avx512bf16") && cpu_has("amx_bf16") && cpu_has("amx_int8")) add_amx_kernels();
+#endif
 #elif defined(KVT_SIMD) && defined(__aarch64__)
   add_neon_kernels();
   if (cpu_has("dotprod")) add_dotprod_kernels();

@@ -11,6 +11,7 @@ void add_avx2_kernels();
 void add_avx512_kernels();
 void add_vnni_kernels();
 void add_bf16_kernels();
+void add_amx_kernels();
 void add_neon_kernels();
 void add_dotprod_kernels();
 void add_blas_kernels();

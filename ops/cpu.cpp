@@ -6,6 +6,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
@@ -24,6 +28,25 @@ static bool has_avx512bf16() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
 }
+
+// The features of CPUID leaf 7 that need tiles, if this process may use tiles (Intel SDM vol. 1, 13.3 and 18; Linux Documentation/arch/x86/xstate.rst).
+struct Amx { bool int8 = false, bf16 = false; };
+static Amx find_amx() {
+#if defined(__linux__)
+  constexpr unsigned osxsave = 1u << 27, bf16 = 1u << 22, tile = 1u << 24, int8 = 1u << 25;
+  constexpr unsigned tile_state = 1u << 17 | 1u << 18;              // XCR0: configuration and data
+  constexpr long ask_permission = 0x1023, tile_data = 18;           // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & osxsave)) return {};
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & tile)) return {};
+  const unsigned has = d;
+  asm volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+  if ((a & tile_state) != tile_state || syscall(SYS_arch_prctl, ask_permission, tile_data) != 0) return {};
+  return {.int8 = (has & int8) != 0, .bf16 = (has & bf16) != 0};
+#else
+  return {};
+#endif
+}
 #endif
 
 static std::vector<std::string_view> find_features() {
@@ -40,6 +63,9 @@ static std::vector<std::string_view> find_features() {
   add("avx512dq", __builtin_cpu_supports("avx512dq"));
   add("avx512vnni", __builtin_cpu_supports("avx512vnni"));
   add("avx512bf16", has_avx512bf16());
+  const Amx amx = find_amx();
+  add("amx_int8", amx.int8);
+  add("amx_bf16", amx.bf16);
 #elif defined(__aarch64__)
   add("neon", true);
 #if defined(__linux__)

@@ -8,7 +8,9 @@
 namespace kvt {
 
 void KVT_ADD_KERNELS(ISA)() {
-#if defined(__AVX512BF16__)
+#if defined(__AMX_BF16__)
+  // products come here
+#elif defined(__AVX512BF16__)
   ISA::add_products_bf16();
 #elif defined(__AVX512VNNI__)
   ISA::add_quants();
