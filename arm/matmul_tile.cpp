@@ -3,6 +3,7 @@
 //
 // Registers: v8 … v31 hold C (row i in v(8 + 3i) … v(10 + 3i)), v0 v1 a column of A, v2 v3 v4 a row of B. A step loads five
 // registers for 24 multiply-adds; A comes as whole vectors and is picked by lane, for a load that replicates costs more.
+#include "ops/backends.h"
 #include "ops/simd/vec.h"
 
 namespace kvt {
@@ -21,7 +22,7 @@ constexpr int tile_rows = 8, tile_cols = 12;
   "fadd v0.4s, v0.4s, v" #c0 ".4s\n fadd v1.4s, v1.4s, v" #c1 ".4s\n fadd v2.4s, v2.4s, v" #c2 ".4s\n"   \
   "stp q0, q1, [%[c]]\n str q2, [%[c], #32]\n add %[c], %[c], %[row]\n"
 
-void matmul_tile(float* c, int64_t ldc, const float* a, const float* b, int64_t k) {
+void matmul_tile(float* c, int64_t ldc, const void* a, const void* b, int64_t k) {
   asm volatile(
       KVT_CLEAR(8, 9, 10) KVT_CLEAR(11, 12, 13) KVT_CLEAR(14, 15, 16) KVT_CLEAR(17, 18, 19)
       KVT_CLEAR(20, 21, 22) KVT_CLEAR(23, 24, 25) KVT_CLEAR(26, 27, 28) KVT_CLEAR(29, 30, 31)
@@ -46,6 +47,9 @@ void matmul_tile(float* c, int64_t ldc, const float* a, const float* b, int64_t 
 
 }  // namespace
 
-void ISA::add_products() { kernel::matmul_tile.add(this_isa, matmul_tile, {tile_rows, tile_cols}); }
+void ISA::add_products() {
+  kernel::matmul_tile.add(this_isa, matmul_tile, {tile_rows, tile_cols, pack_floats, pack_floats});
+  kernel::matmul_tile_bf16.add(this_isa, matmul_tile, {tile_rows, tile_cols, pack_rounded, pack_rounded});
+}
 
 }  // namespace kvt

@@ -87,15 +87,22 @@ struct Mat { const float* p; int64_t row, col; };      // element (i, j) is p[i 
 // C[m, n] += A[m, k] B[k, n];  C has rows ldc apart. Whole products: reference loops, our blocked GEMM, or a BLAS.
 using Matmul = void(float* c, int64_t ldc, Mat a, Mat b, int64_t m, int64_t n, int64_t k);
 extern Kernel<Matmul> matmul;
-// The same of operands rounded to BF16 (nearest even), added up in F32.
+// The same of operands rounded to BF16 (nearest even), added up in F32. Instructions for it may take and give 0 for numbers below 2^−126.
 extern Kernel<Matmul> matmul_bf16;
 
-// The register tile under our GEMM:  C[rows, cols] += Σ_p a[p, :]ᵀ b[p, :];  a is packed [k, rows], b [k, cols].
-struct Tile { int rows, cols; };
-extern Kernel<void(float* c, int64_t ldc, const float* a, const float* b, int64_t k), Tile> matmul_tile;
-// The same with packed pairs of BF16 (element 2p in the low half, 2p + 1 in the high one): a [pairs, rows], b [pairs, cols]. Instructions
-// for it may take and give 0 for numbers below 2^−126.
-extern Kernel<void(float* c, int64_t ldc, const uint32_t* a, const uint32_t* b, int64_t pairs), Tile> matmul_tile_bf16;
+// The register tile under our GEMM:  C[rows, cols] += A B, of panels of k numbers that the variant's own functions packed.
+struct Tile {
+  // The panel y of `width` vectors: number p < k of vector i < n is x[i across + p along]; the others, up to width and a multiple of `step`, are 0.
+  using Pack = void(void* y, int64_t width, const float* x, int64_t across, int64_t along, int64_t n, int64_t k);
+  int rows, cols;
+  Pack *pack_a, *pack_b;         // of rows of A, of columns of B
+  int step = 1, bytes = 4;       // a panel takes bytes · width · round_up(k, step)
+  void (*begin)() = nullptr, (*end)() = nullptr;      // if there: called before and after calls that follow one another on a thread
+};
+using MatmulTile = void(float* c, int64_t ldc, const void* a, const void* b, int64_t k);
+extern Kernel<MatmulTile, Tile> matmul_tile;
+// The same of numbers rounded to BF16 as they are packed.
+extern Kernel<MatmulTile, Tile> matmul_tile_bf16;
 
 // y[r] = ⟨w_r, x⟩ for `rows` rows of n numbers that lie `stride` elements apart.
 extern Kernel<void(float* y, const float* w, int64_t stride, const float* x, int64_t rows, int64_t n)> dot_f32;

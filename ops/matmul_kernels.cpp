@@ -9,7 +9,7 @@
 // An element of C is a sum over blocks of kc of sums in order of k. Neither m nor n enters, so a product split among threads
 // by rows or columns gives the same bits as a whole one.
 //
-// With operands rounded to BF16, panels hold the rounded numbers as F32, or pairs of them where a tile multiplies those at once.
+// What a panel holds, F32 or BF16 in some order, is the affair of the tile's variant, which packs it.
 #include <algorithm>
 
 #include "ops/backends.h"
@@ -32,28 +32,21 @@ static void matmul_reference(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b
     }
 }
 
-static constexpr kernel::Tile reference_tile = {4, 8};
+static constexpr int reference_rows = 4, reference_cols = 8;
 
-static void matmul_tile_reference(float* c, int64_t ldc, const float* a, const float* b, int64_t k) {
-  float total[reference_tile.rows][reference_tile.cols] = {};
-  for (int64_t p = 0; p < k; ++p, a += reference_tile.rows, b += reference_tile.cols)
-    for (int i = 0; i < reference_tile.rows; ++i)
-      for (int j = 0; j < reference_tile.cols; ++j) total[i][j] += a[i] * b[j];
-  for (int i = 0; i < reference_tile.rows; ++i)
-    for (int j = 0; j < reference_tile.cols; ++j) c[i * ldc + j] += total[i][j];
-}
-
-static void matmul_tile_bf16_reference(float* c, int64_t ldc, const uint32_t* a, const uint32_t* b, int64_t pairs) {
-  const auto low = [](uint32_t pair) { return bf16_to_f32(uint16_t(pair)); };
-  const auto high = [](uint32_t pair) { return bf16_to_f32(uint16_t(pair >> 16)); };
-  for (; pairs > 0; --pairs, a += reference_tile.rows, b += reference_tile.cols)
-    for (int i = 0; i < reference_tile.rows; ++i)
-      for (int j = 0; j < reference_tile.cols; ++j) c[i * ldc + j] += low(a[i]) * low(b[j]) + high(a[i]) * high(b[j]);
+static void matmul_tile_reference(float* c, int64_t ldc, const void* panel_a, const void* panel_b, int64_t k) {
+  auto *a = static_cast<const float*>(panel_a), *b = static_cast<const float*>(panel_b);
+  float total[reference_rows][reference_cols] = {};
+  for (int64_t p = 0; p < k; ++p, a += reference_rows, b += reference_cols)
+    for (int i = 0; i < reference_rows; ++i)
+      for (int j = 0; j < reference_cols; ++j) total[i][j] += a[i] * b[j];
+  for (int i = 0; i < reference_rows; ++i)
+    for (int j = 0; j < reference_cols; ++j) c[i * ldc + j] += total[i][j];
 }
 
 namespace {
 
-constexpr int64_t mc = 192, nc = 1536; // 192 KB of A, 1.5 MB of B
+constexpr int64_t mc = 192, nc = 1536, block_bytes = 1024;      // 192 KB of A, 1.5 MB of B; a panel of A and one of B together fit the L1 cache, or nearly
 
 using Four = float __attribute__((vector_size(16)));
 
@@ -71,126 +64,94 @@ void transpose4(float* y, int64_t ldy, const float* x, int64_t ldx) {
   store4(y + 3 * ldy, __builtin_shufflevector(c, d, 2, 3, 6, 7));
 }
 
-// One panel: y[p width + i] = x[i across + p along] for i < used, and zeros up to width.
-void pack_panel(float* y, int64_t width, const float* x, int64_t across, int64_t along, int64_t used, int64_t k) {
+int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+using Panels = Kernel<kernel::MatmulTile, kernel::Tile>;
+
+template <const Panels& tiles>
+void blocked(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k) {
+  thread_local Scratch a_buffer, b_buffer;
+  const auto& [tile, of] = tiles.best();
+  const int64_t rows = of.rows, cols = of.cols, kc = block_bytes / of.bytes, m_step = mc / rows * rows, n_step = nc / cols * cols;
+  const int64_t most = round_up(std::min(kc, k), of.step) * of.bytes;                       // bytes of a vector of a panel
+  auto* const a_packed = reinterpret_cast<std::byte*>(a_buffer.floats(round_up(std::min(m, m_step), rows) * most / 4));
+  auto* const b_packed = reinterpret_cast<std::byte*>(b_buffer.floats(round_up(std::min(n, n_step), cols) * most / 4));
+  alignas(64) float edge[16 * 64];
+
+  if (of.begin) of.begin();
+  for (int64_t jc = 0; jc < n; jc += n_step)
+    for (int64_t pc = 0; pc < k; pc += kc) {
+      const int64_t nb = std::min(n_step, n - jc), kb = std::min(kc, k - pc), bytes = round_up(kb, of.step) * of.bytes;
+      const float* const from_b = b.p + pc * b.row + jc * b.col;
+      for (int64_t j = 0; j < nb; j += cols) of.pack_b(b_packed + j * bytes, cols, from_b + j * b.col, b.col, b.row, std::min(cols, nb - j), kb);
+      for (int64_t ic = 0; ic < m; ic += m_step) {
+        const int64_t mb = std::min(m_step, m - ic);
+        const float* const from_a = a.p + ic * a.row + pc * a.col;
+        for (int64_t i = 0; i < mb; i += rows) of.pack_a(a_packed + i * bytes, rows, from_a + i * a.row, a.row, a.col, std::min(rows, mb - i), kb);
+        for (int64_t jr = 0; jr < nb; jr += cols)
+          for (int64_t ir = 0; ir < mb; ir += rows) {
+            float* const to = c + (ic + ir) * ldc + jc + jr;
+            const int64_t in_rows = std::min(rows, mb - ir), in_cols = std::min(cols, nb - jr);
+            if (in_rows == rows && in_cols == cols) {
+              tile(to, ldc, a_packed + ir * bytes, b_packed + jr * bytes, kb);
+              continue;
+            }
+            std::fill_n(edge, rows * cols, 0.0f);
+            tile(edge, cols, a_packed + ir * bytes, b_packed + jr * bytes, kb);
+            for (int64_t i = 0; i < in_rows; ++i)
+              for (int64_t j = 0; j < in_cols; ++j) to[i * ldc + j] += edge[i * cols + j];
+          }
+      }
+    }
+  if (of.end) of.end();
+}
+
+}  // namespace
+
+void pack_floats(void* panel, int64_t width, const float* x, int64_t across, int64_t along, int64_t n, int64_t k) {
+  float* const y = static_cast<float*>(panel);
   if (across == 1) {
     for (int64_t p = 0; p < k; ++p) {
-      std::copy_n(x + p * along, used, y + p * width);
-      std::fill_n(y + p * width + used, width - used, 0.0f);
+      std::copy_n(x + p * along, n, y + p * width);
+      std::fill_n(y + p * width + n, width - n, 0.0f);
     }
     return;
   }
   int64_t i = 0;
   if (along == 1)
-    for (; i + 4 <= used; i += 4) {
+    for (; i + 4 <= n; i += 4) {
       int64_t p = 0;
       for (; p + 4 <= k; p += 4) transpose4(y + p * width + i, width, x + i * across + p, across);
       for (; p < k; ++p)
         for (int64_t j = i; j < i + 4; ++j) y[p * width + j] = x[j * across + p];
     }
   for (; i < width; ++i)
-    for (int64_t p = 0; p < k; ++p) y[p * width + i] = i < used ? x[i * across + p * along] : 0.0f;
+    for (int64_t p = 0; p < k; ++p) y[p * width + i] = i < n ? x[i * across + p * along] : 0.0f;
 }
 
-// The nearest BF16 in the upper half, anything below. The same as f32_to_bf16(), in a form that becomes vector code.
-uint32_t round_bits(float x) {
-  const auto bits = __builtin_bit_cast(uint32_t, x), even = bits + 0x7fff + (bits >> 16 & 1);
-  return x == x ? even : bits | 0x400000;
-}
-
-// What panels are made of.
-struct Numbers {
-  using Element = float;
-  static constexpr int64_t kc = 256;             // a panel of A and one of B together fit the L1 cache, or nearly
-  static int64_t elements(int64_t k) { return k; }
-  static const auto& tile() { return kernel::matmul_tile.best(); }
-  static void pack(float* y, int64_t width, const float* x, int64_t across, int64_t along, int64_t used, int64_t k) {
-    pack_panel(y, width, x, across, along, used, k);
+void pack_rounded(void* panel, int64_t width, const float* x, int64_t across, int64_t along, int64_t n, int64_t k) {
+  float* const y = static_cast<float*>(panel);
+  pack_floats(y, width, x, across, along, n, k);
+  for (int64_t i = 0; i < width * k; ++i) {      // the same as nearest_bf16(), in a form that becomes vector code
+    const auto bits = __builtin_bit_cast(uint32_t, y[i]), even = bits + 0x7fff + (bits >> 16 & 1), near = y[i] == y[i] ? even : bits | 0x400000;
+    y[i] = __builtin_bit_cast(float, near & 0xffff0000u);
   }
-};
-
-struct Rounded : Numbers {
-  static void pack(float* y, int64_t width, const float* x, int64_t across, int64_t along, int64_t used, int64_t k) {
-    pack_panel(y, width, x, across, along, used, k);
-    for (int64_t i = 0; i < width * k; ++i) y[i] = __builtin_bit_cast(float, round_bits(y[i]) & 0xffff0000u);
-  }
-};
-
-struct Pairs {
-  using Element = uint32_t;
-  static constexpr int64_t kc = 512;
-  static int64_t elements(int64_t k) { return (k + 1) / 2; }
-  static const auto& tile() { return kernel::matmul_tile_bf16.best(); }
-  static void pack(uint32_t* y, int64_t width, const float* x, int64_t across, int64_t along, int64_t used, int64_t k) {
-    constexpr int64_t piece = 32, most_width = 64;      // 8 KB, which stay in the L1 cache
-    alignas(64) float some[piece * most_width];
-    for (int64_t p = 0; p < k; p += piece) {
-      const int64_t n = std::min(piece, k - p);
-      pack_panel(some, width, x + p * along, across, along, used, n);
-      if (n % 2) std::fill_n(some + n * width, width, 0.0f);
-      for (const float* row = some; row < some + n * width; row += 2 * width, y += width)
-        for (int64_t i = 0; i < width; ++i) y[i] = round_bits(row[i]) >> 16 | (round_bits(row[width + i]) & 0xffff0000u);
-    }
-  }
-};
-
-template <class Form>
-void pack(typename Form::Element* y, int64_t width, const float* x, int64_t across, int64_t along, int64_t n, int64_t k) {
-  for (int64_t i = 0; i < n; i += width, y += width * Form::elements(k)) Form::pack(y, width, x + i * across, across, along, std::min(width, n - i), k);
-}
-
-int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
-template <class Form>
-void blocked(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k) {
-  using Element = typename Form::Element;
-  thread_local Scratch a_buffer, b_buffer;
-  constexpr int64_t kc = Form::kc;
-  const auto& [tile, shape] = Form::tile();
-  const int64_t rows = shape.rows, cols = shape.cols, m_step = mc / rows * rows, n_step = nc / cols * cols;
-  const int64_t most = Form::elements(std::min(kc, k));
-  auto* const a_packed = reinterpret_cast<Element*>(a_buffer.floats(round_up(std::min(m, m_step), rows) * most));
-  auto* const b_packed = reinterpret_cast<Element*>(b_buffer.floats(round_up(std::min(n, n_step), cols) * most));
-  alignas(64) float edge[16 * 64];
-
-  for (int64_t jc = 0; jc < n; jc += n_step)
-    for (int64_t pc = 0; pc < k; pc += kc) {
-      const int64_t nb = std::min(n_step, n - jc), in_block = std::min(kc, k - pc), kb = Form::elements(in_block);
-      pack<Form>(b_packed, cols, b.p + pc * b.row + jc * b.col, b.col, b.row, nb, in_block);
-      for (int64_t ic = 0; ic < m; ic += m_step) {
-        const int64_t mb = std::min(m_step, m - ic);
-        pack<Form>(a_packed, rows, a.p + ic * a.row + pc * a.col, a.row, a.col, mb, in_block);
-        for (int64_t jr = 0; jr < nb; jr += cols)
-          for (int64_t ir = 0; ir < mb; ir += rows) {
-            float* const to = c + (ic + ir) * ldc + jc + jr;
-            const int64_t in_rows = std::min(rows, mb - ir), in_cols = std::min(cols, nb - jr);
-            if (in_rows == rows && in_cols == cols) {
-              tile(to, ldc, a_packed + ir * kb, b_packed + jr * kb, kb);
-              continue;
-            }
-            std::fill_n(edge, rows * cols, 0.0f);
-            tile(edge, cols, a_packed + ir * kb, b_packed + jr * kb, kb);
-            for (int64_t i = 0; i < in_rows; ++i)
-              for (int64_t j = 0; j < in_cols; ++j) to[i * ldc + j] += edge[i * cols + j];
-          }
-      }
-    }
-}
-
-}  // namespace
-
-void blocked_matmul(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k) { blocked<Numbers>(c, ldc, a, b, m, n, k); }
-void paired_matmul(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k) { blocked<Pairs>(c, ldc, a, b, m, n, k); }
-
-void add_blocked_kernels() {
-  kernel::matmul.add(Isa::blocked, blocked_matmul);
-  kernel::matmul_bf16.add(Isa::blocked, blocked<Rounded>);
 }
 
 namespace kernel {
 Kernel<Matmul> matmul("matmul", matmul_reference<same>);
 Kernel<Matmul> matmul_bf16("matmul_bf16", matmul_reference<nearest_bf16>);
-Kernel<void(float*, int64_t, const float*, const float*, int64_t), Tile> matmul_tile("matmul_tile", matmul_tile_reference, reference_tile);
-Kernel<void(float*, int64_t, const uint32_t*, const uint32_t*, int64_t), Tile> matmul_tile_bf16("matmul_tile_bf16", matmul_tile_bf16_reference, reference_tile);
+Kernel<MatmulTile, Tile> matmul_tile("matmul_tile", matmul_tile_reference, {reference_rows, reference_cols, pack_floats, pack_floats});
+Kernel<MatmulTile, Tile> matmul_tile_bf16("matmul_tile_bf16", matmul_tile_reference, {reference_rows, reference_cols, pack_rounded, pack_rounded});
 }  // namespace kernel
+
+void blocked_matmul(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k) {
+  blocked<kernel::matmul_tile>(c, ldc, a, b, m, n, k);
+}
+
+void add_blocked_kernels() {
+  kernel::matmul.add(Isa::blocked, blocked_matmul);
+  kernel::matmul_bf16.add(Isa::blocked, blocked<kernel::matmul_tile_bf16>);
+}
+
 }  // namespace kvt

@@ -134,57 +134,40 @@ void matmul_case(const Kernel<kernel::Matmul>& matmul, Tile& tiles) {
   }
 }
 
-// Tiles differ in size, so each is compared with the definition.
-void matmul_tile_case() {
-  for (int v = 0; v < kernel::matmul_tile.variants(); ++v)
-    for (int64_t k : {0, 1, 2, 3, 7, 64, 257}) {
-      const auto& [fn, tile] = kernel::matmul_tile.variant(v);
-      const int64_t ldc = tile.cols + k % 3;
-      Guarded<float> a(random(k * tile.rows, 4), 1), b(random(k * tile.cols, 5), 2), c(random(tile.rows * ldc, 6), int(k % 4));
-      const Floats before(c.data(), c.data() + c.size());
-      fn(c, ldc, a, b, k);
-      CHECK(c.intact());
-      double worst = 0;
-      for (int64_t i = 0; i < tile.rows; ++i)
-        for (int64_t j = 0; j < ldc; ++j) {
-          double want = before[size_t(i * ldc + j)];
-          for (int64_t p = 0; j < tile.cols && p < k; ++p) want += double(a.data()[p * tile.rows + i]) * b.data()[p * tile.cols + j];
-          worst = std::max(worst, std::fabs(want - double(c.data()[i * ldc + j])) / double(1 + k));
-        }
-      INFO("matmul_tile ", std::string(isa_name(kernel::matmul_tile.isa(v))), " k ", k);
-      CHECK(worst < 1e-6);
-    }
-}
-
-void matmul_tile_bf16_case() {
-  for (int v = 0; v < kernel::matmul_tile_bf16.variants(); ++v)
-    for (int64_t pairs : {0, 1, 2, 3, 7, 64, 257}) {
-      const auto& [fn, tile] = kernel::matmul_tile_bf16.variant(v);
-      const int64_t ldc = tile.cols + pairs % 3;
-      const auto pack = [](const Floats& x) {
-        std::vector<uint32_t> y;
-        for (size_t i = 0; i < x.size(); i += 2) y.push_back(f32_to_bf16(x[i]) | uint32_t(f32_to_bf16(x[i + 1])) << 16);
-        return y;
-      };
-      Guarded<uint32_t> a(pack(random(2 * pairs * tile.rows, 4)), 1), b(pack(random(2 * pairs * tile.cols, 5)), 2);
-      Guarded<float> c(random(tile.rows * ldc, 6), int(pairs % 4));
-      const Floats before(c.data(), c.data() + c.size());
-      fn(c, ldc, a, b, pairs);
-      CHECK(c.intact());
-      const auto low = [](uint32_t x) { return double(bf16_to_f32(uint16_t(x))); };
-      double worst = 0;
-      for (int64_t i = 0; i < tile.rows; ++i)
-        for (int64_t j = 0; j < ldc; ++j) {
-          double want = before[size_t(i * ldc + j)];
-          for (int64_t p = 0; j < tile.cols && p < pairs; ++p) {
-            const uint32_t x = a.data()[p * tile.rows + i], y = b.data()[p * tile.cols + j];
-            want += low(x) * low(y) + low(x >> 16) * low(y >> 16);
+// Tiles differ in size and in the form of their panels, so each is compared with the definition, `operand` being what it makes of a number.
+void matmul_tile_case(const Kernel<kernel::MatmulTile, kernel::Tile>& tiles, float operand(float)) {
+  for (int v = 0; v < tiles.variants(); ++v)
+    for (int64_t k : {0, 1, 2, 3, 7, 31, 32, 33, 64, 257})
+      for (int form = 0; form < 4; ++form) {
+        const kernel::Tile tile = tiles.variant(v).traits;
+        const int64_t ldc = tile.cols + k % 3, filled = (k + tile.step - 1) / tile.step * tile.step;
+        const int64_t m = form == 1 ? 1 : tile.rows - form % 2, n = form == 1 ? tile.cols / 2 : tile.cols - form % 2;      // vectors that are there
+        const struct Of { int64_t across, along; } of[] = {{k, 1}, {k + 3, 1}, {1, 70}, {2, 140}};                         // the last with no stride of 1
+        const auto of_a = of[form], of_b = of[(form + k) % 4];
+        const auto numbers = [&](Of s, int64_t vectors) { return k > 0 ? (vectors - 1) * s.across + (k - 1) * s.along + 1 : 0; };
+        Guarded<float> a(random(numbers(of_a, m), 4), 1), b(random(numbers(of_b, n), 5), 2), c(random(tile.rows * ldc, 6), int(k % 4));
+        const auto panel = [&](int64_t width) { return Guarded<uint8_t>(std::vector<uint8_t>(size_t(tile.bytes * width * filled), 0xff)); };
+        auto panel_a = panel(tile.rows), panel_b = panel(tile.cols);
+        tile.pack_a(panel_a.data(), tile.rows, a, of_a.across, of_a.along, m, k);
+        tile.pack_b(panel_b.data(), tile.cols, b, of_b.across, of_b.along, n, k);
+        const Floats before(c.data(), c.data() + c.size());
+        if (tile.begin) tile.begin();
+        tiles.variant(v).fn(c, ldc, panel_a.data(), panel_b.data(), k);
+        if (tile.end) tile.end();
+        CHECK(c.intact());
+        CHECK(panel_a.intact());
+        CHECK(panel_b.intact());
+        double worst = 0;
+        for (int64_t i = 0; i < tile.rows; ++i)
+          for (int64_t j = 0; j < ldc; ++j) {
+            double want = before[size_t(i * ldc + j)];
+            for (int64_t p = 0; i < m && j < n && p < k; ++p)
+              want += double(operand(a.data()[i * of_a.across + p * of_a.along])) * double(operand(b.data()[j * of_b.across + p * of_b.along]));
+            worst = std::max(worst, std::fabs(want - double(c.data()[i * ldc + j])) / double(1 + k));
           }
-          worst = std::max(worst, std::fabs(want - double(c.data()[i * ldc + j])) / double(1 + pairs));
-        }
-      INFO("matmul_tile_bf16 ", std::string(isa_name(kernel::matmul_tile_bf16.isa(v))), " pairs ", pairs);
-      CHECK(worst < 1e-6);
-    }
+        INFO(std::string(tiles.name), " ", std::string(isa_name(tiles.isa(v))), " k ", k, " form ", form);
+        CHECK(worst < 1e-6);
+      }
 }
 
 template <class T>
@@ -589,11 +572,10 @@ std::map<std::string, Case> cases() {
   std::map<std::string, Case> all = {
       {"matmul", [] { matmul_case(kernel::matmul, kernel::matmul_tile); }},
       {"matmul_bf16", [] {
-        matmul_case(kernel::matmul_bf16, kernel::matmul_tile);                  // for the blocked variant
-        if (kernel::matmul_tile_bf16.variants() > 1) matmul_case(kernel::matmul_bf16, kernel::matmul_tile_bf16);
+        matmul_case(kernel::matmul_bf16, kernel::matmul_tile_bf16);
       }},
-      {"matmul_tile", matmul_tile_case},
-      {"matmul_tile_bf16", matmul_tile_bf16_case},
+      {"matmul_tile", [] { matmul_tile_case(kernel::matmul_tile, same); }},
+      {"matmul_tile_bf16", [] { matmul_tile_case(kernel::matmul_tile_bf16, [](float x) { return bf16_to_f32(f32_to_bf16(x)); }); }},
       {"pack_bf16", pack_bf16_case},
       {"dot_f32", [] { dot_case(kernel::dot_f32, same); }},
       {"dot_f16", [] { dot_case(kernel::dot_f16, f32_to_f16); }},

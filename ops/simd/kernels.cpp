@@ -9,7 +9,7 @@ namespace kvt {
 
 void KVT_ADD_KERNELS(ISA)() {
 #if defined(__AMX_BF16__)
-  // products come here
+  ISA::add_products_amx();
 #elif defined(__AVX512BF16__)
   ISA::add_products_bf16();
 #elif defined(__AVX512VNNI__)

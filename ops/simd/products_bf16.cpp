@@ -2,9 +2,7 @@
 // both to the lane's F32: twice the products of an F32 instruction.
 //
 //   C[14, 32] += Σ_p a[p, 0…13]ᵀ b[p, 0…31]      28 registers of sums, 2 of b; pairs of a are broadcast from memory
-#include <immintrin.h>
-
-#include "ops/backends.h"
+#include "ops/simd/panels.h"
 #include "ops/simd/vec.h"
 
 namespace kvt {
@@ -16,13 +14,14 @@ using Pairs = __m512bh;
 inline Pairs load_pairs(const uint32_t* p) { return __builtin_bit_cast(Pairs, _mm512_loadu_si512(p)); }
 inline Pairs everywhere(uint32_t pair) { return __builtin_bit_cast(Pairs, _mm512_set1_epi32(int(pair))); }
 
-void matmul_tile_bf16(float* c, int64_t ldc, const uint32_t* a, const uint32_t* b, int64_t pairs) {
+void matmul_tile_bf16(float* c, int64_t ldc, const void* panel_a, const void* panel_b, int64_t k) {
+  auto *a = static_cast<const uint32_t*>(panel_a), *b = static_cast<const uint32_t*>(panel_b);
   __m512 acc[tile_rows][tile_vectors];
 #pragma GCC unroll 14
   for (int r = 0; r < tile_rows; ++r)
 #pragma GCC unroll 2
     for (int j = 0; j < tile_vectors; ++j) acc[r][j] = _mm512_setzero_ps();
-  for (; pairs > 0; --pairs, a += tile_rows, b += tile_vectors * W) {
+  for (; k > 0; k -= 2, a += tile_rows, b += tile_vectors * W) {
     const Pairs b0 = load_pairs(b), b1 = load_pairs(b + W);
 #pragma GCC unroll 14
     for (int r = 0; r < tile_rows; ++r) {
@@ -43,8 +42,7 @@ void matmul_tile_bf16(float* c, int64_t ldc, const uint32_t* a, const uint32_t* 
 }  // namespace
 
 void ISA::add_products_bf16() {
-  kernel::matmul_tile_bf16.add(this_isa, matmul_tile_bf16, {tile_rows, tile_vectors * W});
-  kernel::matmul_bf16.add(this_isa, paired_matmul);
+  kernel::matmul_tile_bf16.add(this_isa, matmul_tile_bf16, {tile_rows, tile_vectors * W, pack_elements<Bf16Pairs>, pack_elements<Bf16Pairs>, 2, 2});
 }
 
 }  // namespace kvt

@@ -18,6 +18,7 @@ void add_maps();
 void add_norms();
 void add_products();
 void add_products_bf16();
+void add_products_amx();
 void add_blocks();
 void add_quants();
 void add_softmax();

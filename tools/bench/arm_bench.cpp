@@ -134,11 +134,11 @@ void add_weights(DType type) {
 }
 
 void add_layers() {
-  const auto [rows, cols] = kernel::matmul_tile.best().traits;
+  const int64_t rows = kernel::matmul_tile.best().traits.rows, cols = kernel::matmul_tile.best().traits.cols;
   const Floats a = random(256 * rows), b = random(256 * cols), x = random(16 * 768), w = random(768);
   Floats c(static_cast<size_t>(rows * cols)), y(x);
   measure("matmul_tile " + std::to_string(rows) + "x" + std::to_string(cols) + "x256", 2. * 256 * rows * cols,
-          [&, n = cols] { kernel::matmul_tile(c.data(), n, a.data(), b.data(), 256); });
+          [&] { kernel::matmul_tile(c.data(), cols, a.data(), b.data(), 256); });
   const Floats matrix = random(64 * 576);
   measure("dot_f32 64x576", 2. * 64 * 576, [&] { kernel::dot_f32(y.data(), matrix.data(), 576, x.data(), 64, 576); });
   for (const DType type : {DType::Q8_0, DType::Q4_0, DType::Q4_1}) add_weights(type);
