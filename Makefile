@@ -146,11 +146,14 @@ train-translation: build
 	@$(BUILD)/kvt train tools/configs/translation.json --data $(multi30k) -o $(BUILD)/models/translation.gguf
 	@$(BUILD)/kvt eval -m $(BUILD)/models/translation.gguf --source $(multi30k)/test_2016_flickr.en.gz --reference $(multi30k)/test_2016_flickr.de.gz --beam 5
 
-## make bench-peers  llama.cpp beside KVT in one run: decoding, prompt, first token, memory (builds llama.cpp: minutes)
+## make bench-peers  llama.cpp, ONNX Runtime and PyTorch beside KVT, and the host's limits (builds llama.cpp: minutes); ONLY="decode,prefill" N=3 WORK=Q8_0
 bench-peers: build
-	$(call need,$(model_packages) cmake clang-19)
+	$(call need,$(model_packages) cmake clang-19 python3-venv)
 	@$(MAKE) --no-print-directory -s model
-	@tools/bench/peers.py build .cache/peers && KVT=$(BUILD)/kvt tools/bench/peers.py speed .cache/peers -m $(model_file) --json .cache/peers/speed.json
+	@ninja -C $(BUILD) host_limits lm_bench encoder_bench
+	$(call peers_venv)
+	@tools/bench/peers.py build .cache/peers
+	@KVT=$(BUILD)/kvt tools/bench/peers.py speed .cache/peers -m $(model_file) --bench $(BUILD) --json .cache/peers/speed.json $(if $(ONLY),--only "$(ONLY)") $(if $(WORK),--work "$(WORK)") $(if $(N),-n $(N))
 
 ## make bench-attention  attention in every variant, unfused, and in PyTorch, in one run (installs PyTorch into .cache/encoders/venv)
 bench-attention: build
@@ -169,7 +172,7 @@ bench-encoders: build
 	$(call peers_venv)
 	@.cache/encoders/venv/bin/python tools/bench/encoders.py .cache/encoders/model --kvt $(BUILD)/kvt --json .cache/encoders/speed.json
 peers_venv = @mkdir -p .cache/encoders && { [ -x .cache/encoders/venv/bin/python ] || python3 -m venv .cache/encoders/venv; } && .cache/encoders/venv/bin/pip install -q $(encoder_peers)
-encoder_peers := torch==2.13.0 transformers onnx onnxscript onnxruntime==1.32.0 numpy
+encoder_peers := torch==2.13.0 peft transformers onnx onnxscript onnxruntime==1.32.0 gguf numpy
 
 ## make format       clang-format over all sources
 format:

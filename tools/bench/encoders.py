@@ -105,7 +105,7 @@ def main():
                 times[name].append(one(name, B, S)[0])
         flops = B * S * LAYERS * (8 * C * C + 4 * C * HIDDEN + 4 * S * C)
         rate = {name: flops / statistics.median(t) / 1e9 for name, t in times.items()}
-        report.append({"B": B, "S": S, "gflops": rate, "seconds": times})
+        report.append({"B": B, "S": S, "flops": flops, "gflops": rate, "seconds": times})
         print(f"B {B}  S {S:3}   " + "   ".join(f"{name} {r:6.1f} GFLOP/s" for name, r in rate.items()) +
               f"   kvt/onnxruntime {rate['kvt'] / rate['onnxruntime']:.2f}  kvt/torch {rate['kvt'] / rate['torch']:.2f}", flush=True)
     for child in engines.values():

@@ -1,125 +1,116 @@
 #!/usr/bin/env python3
-"""KVT and llama.cpp side by side on this machine: the same model, the same prompt, in turns.
+"""KVT beside llama.cpp, ONNX Runtime and PyTorch on this machine: the same work in turns, and beside the machine's own limits.
 
-    peers.py build   DIR                       fetch and build llama.cpp from the source package llama-cpp-python (PyPI)
-    peers.py speed   DIR -m MODEL [-t 2] [-n 10] [--json FILE]
-    peers.py adapter DIR -m MODEL -a ADAPTER   the adapter's next-token scores in both engines, on the model unpacked to F32
+    peers.py build   DIR                        fetch and build llama.cpp from the source package llama-cpp-python (PyPI), with and without AMX
+    peers.py speed   DIR -m MODEL [--only decode,prefill] [--work Q8_0,Q4_0] [-n 10] [-t 2] [--json FILE]
+    peers.py adapter DIR -m MODEL -a ADAPTER    the adapter's next-token scores in both engines, on the model unpacked to F32
 
-`speed` prints medians with 95% intervals of decoding (128 tokens) and of reading a prompt, process start to first token, and
-peak resident memory, then ratios KVT / llama.cpp. llama.cpp is built by clang where there is one: built by GCC 12 it crashes on
-processors with AMX, so GCC builds leave AMX out; the report names the compiler.
+Parts of `speed`, in this order (default: all):
+
+    limits   F32, int8 and AMX arithmetic between registers, and reading buffers as large as the weights, by 1 and 2 threads
+    decode   128 tokens into an empty context, for each type of weights, beside llama-bench
+    prefill  512 tokens at once, likewise
+    start    process start to first token, and peak memory after 128 more, beside llama-completion
+    encode   a BERT-base in F32, one thread, beside ONNX Runtime and PyTorch (encoders.py)
+    train    LoRA of rank 8 on all linear layers and full fine-tuning, 4 x 128 tokens a step, beside PyTorch and PEFT (training.py)
+
+Models of other types are made of MODEL by llama-quantize (--allow-requantize). Printed are medians of the rounds with 95 % intervals, ratios (above 1: KVT is
+ahead, in time and memory too), and the share of the host's limit, which is measured in the same rounds. With --json rows join those of earlier
+runs in the file, and a drawing of the ratios is written beside it (.svg). What cannot be run here is said and left out.
 """
 import argparse
-import glob
 import json
 import os
 import re
-import shutil
-import statistics
 import subprocess
 import sys
-import tarfile
-import time
 
-PACKAGE = "llama-cpp-python==0.3.36"
-PROMPT = "The history of the city begins in the early Middle Ages when a small"
-KVT = os.environ.get("KVT", "build/kvt")
+import language
+import llama_peer
+import training
+from limits import Limits
+from side_by_side import OURS, Report, measure, summary
 
-
-def run(command, **options):
-    done = subprocess.run(command, text=True, capture_output=True, **options)
-    if done.returncode:
-        sys.exit(f"{' '.join(command[:4])} … failed with status {done.returncode}:\n{done.stderr[-2000:]}")
-    return done
+PARTS = ["limits", "decode", "prefill", "start", "encode", "train"]
+PYTHON = ".cache/encoders/venv/bin/python"      # where the Makefile installs PyTorch and the others
 
 
-def build(folder):
-    os.makedirs(folder, exist_ok=True)
-    if not glob.glob(f"{folder}/llama_cpp_python-*.tar.gz"):
-        run([sys.executable, "-m", "pip", "download", "-q", "--no-binary", ":all:", "--no-deps", "--no-build-isolation", "-d", folder, PACKAGE])
-    source = f"{folder}/source"
-    if not os.path.isdir(source):
-        with tarfile.open(glob.glob(f"{folder}/llama_cpp_python-*.tar.gz")[0]) as package:
-            package.extractall(folder)
-        os.rename(glob.glob(f"{folder}/llama_cpp_python-*/")[0], source)
-    clang = shutil.which("clang-19")
-    compiler = ["-DCMAKE_C_COMPILER=clang-19", "-DCMAKE_CXX_COMPILER=clang++-19"] if clang else [
-        f"-DCMAKE_{c}_FLAGS=-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" for c in ("C", "CXX")]
-    if not os.path.exists(f"{folder}/llama/build.ninja"):
-        run(["cmake", "-S", f"{source}/vendor/llama.cpp", "-B", f"{folder}/llama", "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON",
-             "-DGGML_OPENMP=OFF", "-DLLAMA_CURL=OFF", "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_TESTS=OFF", *compiler])
-    subprocess.run(["ninja", "-C", f"{folder}/llama", "llama-bench", "llama-completion", "llama-quantize"], check=True)
+def version(package):
+    """What the peers' Python has installed, or None."""
+    if not os.path.exists(PYTHON):
+        return None
+    done = subprocess.run([PYTHON, "-c", f"import importlib.metadata as m; print(m.version('{package}'))"], text=True, capture_output=True)
+    return done.stdout.strip() or None
 
 
-def measured(command):
-    """Seconds, peak resident megabytes and standard error of a finished command."""
-    start = time.monotonic()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    errors = child.stderr.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    if status:
-        sys.exit(f"{command[0]} failed:\n{errors[-2000:]}")
-    return time.monotonic() - start, usage.ru_maxrss / 1024, errors
-
-
-def kvt_speed(model, threads):
-    common = [KVT, "run", "-m", model, "-p", PROMPT, "-t", threads, "-c", "512", "--temp", "0", "--ignore-eos", "-n"]
-    first, _, _ = measured(common + ["1"])
-    _, memory, errors = measured(common + ["129"])
-    prompt, text = (float(x) for x in re.search(r"prompt .* ([\d.]+) tokens/s \| text .* ([\d.]+) tokens/s", errors).groups())
-    return {"decode": text, "prompt": prompt, "first": first, "memory": memory}
-
-
-def llama_speed(folder, model, threads):
-    tests = json.loads(run([f"{folder}/llama/bin/llama-bench", "-m", model, "-t", threads, "-p", "14", "-n", "128", "-r", "1", "-o", "json"]).stdout)
-    common = [f"{folder}/llama/bin/llama-completion", "-m", model, "-p", PROMPT, "-t", threads, "-c", "512", "--temp", "0", "-no-cnv", "--ignore-eos", "-n"]
-    first, _, _ = measured(common + ["1"])
-    _, memory, _ = measured(common + ["128"])
-    return {"decode": next(t["avg_ts"] for t in tests if t["n_gen"]), "prompt": next(t["avg_ts"] for t in tests if t["n_prompt"]),
-            "first": first, "memory": memory}
-
-
-def interval(values):
-    """Half the width of the 95% interval of the mean (Student's t, by its quantiles up to 10 runs)."""
-    t = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
-    n = len(values)
-    return t.get(n, 2.0) * statistics.stdev(values) / n ** 0.5 if n > 1 else float("nan")
-
-
-def speed(a):
-    ours, theirs = [], []
-    for i in range(a.n + 1):                       # the first round warms up
-        pair = kvt_speed(a.model, a.threads), llama_speed(a.folder, a.model, a.threads)
-        if i:
-            ours.append(pair[0])
-            theirs.append(pair[1])
-        print(f"\r{i}/{a.n}", end="", file=sys.stderr)
-    print(file=sys.stderr)
+def host(o):
+    """The machine and the peers' versions, by name."""
     cpu = re.search(r"model name\s*:\s*(.*)", open("/proc/cpuinfo").read())
-    compiler = re.search(r"CMAKE_CXX_COMPILER:\w+=(.*)", open(f"{a.folder}/llama/CMakeCache.txt").read())[1]
-    print(f"{cpu[1] if cpu else 'unknown processor'}, {a.threads} threads, median of {a.n}; llama.cpp of {PACKAGE}, built by {os.path.basename(compiler)}")
-    names = {"decode": "decode 128, tokens/s", "prompt": "prompt 14, tokens/s", "first": "start to first token, s", "memory": "peak memory, MB"}
-    result = {}
-    for key, name in names.items():
-        k, l = [x[key] for x in ours], [x[key] for x in theirs]
-        ratio = statistics.median(x / y for x, y in zip(k, l))
-        result[key] = {"kvt": statistics.median(k), "llama.cpp": statistics.median(l), "ratio": ratio}
-        print(f"{name:26} KVT {statistics.median(k):8.2f} ± {interval(k):<7.2f} llama.cpp {statistics.median(l):8.2f} ± {interval(l):<7.2f} ratio {ratio:.2f}")
-    if a.json:
-        json.dump(result, open(a.json, "w"), indent=1)
+    amx = " with AMX" if "amx_int8" in llama_peer.cpu_flags() else " with AVX-512" if "avx512f" in llama_peer.cpu_flags() else ""
+    there = {name: version(package) for name, package in (("PyTorch", "torch"), ("PEFT", "peft"), ("transformers", "transformers"), ("ONNX Runtime", "onnxruntime"))}
+    for name in (n for n, v in there.items() if not v):
+        print(f"{name} is not installed in {PYTHON}: left out", file=sys.stderr)
+    versions = [f"llama.cpp of {llama_peer.PACKAGE.replace('==', ' ')} ({llama_peer.compiler(o.folder)})"] + [f"{n} {v}" for n, v in there.items() if v]
+    return {"processor": (cpu[1] if cpu else os.uname().machine) + amx, "threads": o.threads, "versions": versions}, there
 
 
-def adapter(a):
-    base = f"{a.folder}/base-f32.gguf"
-    run([f"{a.folder}/llama/bin/llama-quantize", "--allow-requantize", a.model, base, "F32"])
-    sys.path.insert(0, f"{a.folder}/source")
-    os.environ["LLAMA_CPP_LIB_PATH"] = os.path.abspath(f"{a.folder}/llama/bin")
+def encode_rows(o, limits):
+    """encoders.py has its own rounds; its times become rows here."""
+    out = f"{o.folder}/encoders.json"
+    subprocess.run([PYTHON, os.path.join(os.path.dirname(__file__), "encoders.py"), ".cache/encoders/model", "-n", str(o.rounds), "--kvt", o.kvt,
+                    "--bench", f"{o.bench}/encoder_bench", "--json", out], check=True, stdout=subprocess.DEVNULL)
+    peak = max(limits.rate("fma", 1) for _ in range(3))
+    names = {"kvt": OURS, "onnxruntime": "ONNX Runtime", "torch": "PyTorch"}
+    goals = {(1, 50): 1.15, (1, 128): 1.05, (1, 512): 1.0, (8, 128): 1.05}
+    for shape in json.load(open(out))["shapes"]:
+        flops = shape["flops"] / 1e9
+        engines = {names[n]: summary([flops / t for t in times]) for n, times in shape["seconds"].items()}
+        ratios = {p: summary([a / b for a, b in zip(engines[OURS]["values"], engines[p]["values"])]) for p in engines if p != OURS}
+        row = {"part": "encode", "work": f"BERT-base {shape['B']} x {shape['S']}", "metric": "GFLOP/s", "more_is_better": True, "digits": 1, "engines": engines,
+               "peer": "ONNX Runtime", "ratios": ratios, "ratio": ratios["ONNX Runtime"],
+               "limit": {"name": "FMA peak, 1 thread", "value": peak, "share": engines[OURS]["median"] / peak}}
+        if (shape["B"], shape["S"]) in goals:
+            row["goal"] = goals[shape["B"], shape["S"]]
+        yield row
+
+
+def speed(o):
+    about, there = host(o)
+    limits = Limits(f"{o.bench}/host_limits")
+    print(f"{about['processor']}, {o.threads} threads, median of {o.rounds} [95 % interval]; {', '.join(about['versions'])}")
+    report = Report(o.json, about, PARTS)
+    types = [t for t in language.TYPES if not o.works or t in o.works]
+    for part in o.only:
+        print(f"\n{part}")
+        if part == "limits":
+            sizes = sorted({language.sizes(o.kvt, llama_peer.model_file(o.folder, o.model, t))[0] / 1e6 for t in types})
+            report.host["limits"] = limits.all(sizes)
+            for name, by in report.host["limits"].items():
+                print(f"{name:28} 1 thread {by[1]:8.1f}   2 threads {by[2]:8.1f}")
+            report.write()
+        elif part in ("decode", "prefill"):
+            for t in types:
+                report.add(measure(language.model_job(o, limits, part, t), o.rounds))
+        elif part == "start":
+            report.add(measure(language.start_job(o), o.rounds))
+        elif part == "encode" and there["ONNX Runtime"] and there["PyTorch"]:
+            report.add(list(encode_rows(o, limits)))
+        elif part == "train":
+            for job in training.jobs(o, limits, PYTHON if there["PyTorch"] and there["PEFT"] else None):
+                report.add(measure(job, o.rounds))
+
+
+def adapter(o):
+    base = f"{o.folder}/base-f32.gguf"
+    llama_peer.run([f"{o.folder}/llama/bin/llama-quantize", "--allow-requantize", o.model, base, "F32"])
+    sys.path.insert(0, f"{o.folder}/source")
+    os.environ["LLAMA_CPP_LIB_PATH"] = os.path.abspath(f"{o.folder}/llama/bin")
     import llama_cpp
     import numpy as np
     worst = 0.0
-    for lora in (None, a.adapter):
-        command = [KVT, "logits", "-m", base, "-p", PROMPT, "--top", "1000000", "--json"] + (["--adapter", lora, "--any-base"] if lora else [])
-        ours = json.loads(run(command).stdout)
+    for lora in (None, o.adapter):
+        command = [o.kvt, "logits", "-m", base, "-p", language.PROMPT, "--top", "1000000", "--json"] + (["--adapter", lora, "--any-base"] if lora else [])
+        ours = json.loads(llama_peer.run(command).stdout)
         engine = llama_cpp.Llama(model_path=base, lora_path=lora, n_ctx=512, n_threads=2, verbose=False, type_k=0, type_v=0)
         engine.eval(ours["prompt_ids"])
         logits = llama_cpp.llama_get_logits_ith(engine.ctx, -1)
@@ -134,21 +125,39 @@ def adapter(a):
     sys.exit(worst > 2e-2)
 
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-commands = parser.add_subparsers(dest="command", required=True)
-for name in ("build", "speed", "adapter"):
-    c = commands.add_parser(name)
-    c.add_argument("folder")
-    if name != "build":
-        c.add_argument("-m", "--model", required=True)
-    if name == "speed":
-        c.add_argument("-t", "--threads", default="2")
-        c.add_argument("-n", type=int, default=10)
-        c.add_argument("--json")
-    if name == "adapter":
-        c.add_argument("-a", "--adapter", required=True)
-args = parser.parse_args()
-if args.command == "build":
-    build(args.folder)
-else:
-    {"speed": speed, "adapter": adapter}[args.command](args)
+def names(allowed):
+    def parse(text):
+        wrong = [x for x in text.split(",") if x not in allowed]
+        if wrong:
+            raise argparse.ArgumentTypeError(f"no {', '.join(wrong)}; there are: {', '.join(allowed)}")
+        return sorted(text.split(","), key=allowed.index)
+    return parse
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("build", "speed", "adapter"):
+        c = commands.add_parser(name, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        c.add_argument("folder", metavar="DIR", help="where llama.cpp is built and models are kept")
+        c.add_argument("--kvt", default=os.environ.get("KVT", "build/kvt"), help="(default %(default)s)")
+        if name != "build":
+            c.add_argument("-m", "--model", required=True)
+        if name == "speed":
+            c.add_argument("--only", type=names(PARTS), default=PARTS, help=f"parts: {','.join(PARTS)} (default: all)")
+            c.add_argument("--work", dest="works", type=names(language.TYPES + [k[0] for k in training.KINDS]), help="of those parts only these types or kinds of training")
+            c.add_argument("--bench", default="build", help="folder of the benchmark programs (default %(default)s)")
+            c.add_argument("-t", "--threads", type=int, default=2)
+            c.add_argument("-n", "--rounds", type=int, default=10)
+            c.add_argument("--json", help="rows are written here, and the drawing beside it")
+        if name == "adapter":
+            c.add_argument("-a", "--adapter", required=True)
+    o = parser.parse_args()
+    if o.command == "build":
+        llama_peer.build(o.folder)
+    else:
+        {"speed": speed, "adapter": adapter}[o.command](o)
+
+
+if __name__ == "__main__":
+    main()
