@@ -11,7 +11,7 @@
 namespace kvt {
 
 void add_translation_options(CLI::App& command, TranslationOptions& o) {
-  command.add_option("-m,--model", o.model, "GGUF file of an encoder-decoder model")->required();
+  command.add_option("-m,--model", o.model, "GGUF file of the model")->required();
   command.add_option("--adapter", o.adapters, "adapter GGUF, FILE or FILE:SCALE; may be repeated");
   command.add_option("-t,--threads", o.threads, "threads (default: one per core)")->check(CLI::Range(1, 1024));
   command.add_option("--beam", o.search.beam, "targets kept in the search (default 1: greedy)")->check(CLI::Range(1, 1024));
