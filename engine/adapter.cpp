@@ -91,9 +91,9 @@ void require_adapter(const Gguf& file, const std::string& kind, const Model& mod
   const std::string &path = file.path(), type = file.string("general.type", ""), found = file.string("adapter.type", "");
   require(type == "adapter" && found == kind, path, ": no adapter of type '", kind, "' (general.type '", type, "', adapter.type '", found, "')");
   const std::string &architecture = file.string("general.architecture"), &expected = model.architecture();
-  require(architecture == expected, path, ": an adapter for architecture '", architecture, "', the base is '", expected, "'");
+  require_as(Trouble::mismatch, architecture == expected, path, ": an adapter for architecture '", architecture, "', the base is '", expected, "'");
   const std::string trained_on = file.string(fingerprint_key, base);
-  require(trained_on == base || any_base, path, ": trained on another base model (fingerprint ", trained_on, ", this base has ", base, ")");
+  require_as(Trouble::mismatch, trained_on == base || any_base, path, ": trained on another base model (fingerprint ", trained_on, ", this base has ", base, ")");
 }
 
 LoraSet load_adapter(Model& model, const Gguf& file, float scale, const std::string& base, bool any_base) {
@@ -128,7 +128,8 @@ LoraSet load_adapter(Model& model, const Gguf& file, float scale, const std::str
     require(a.rank() == 2 && b.rank() == 2 && a.dim(1) == w[1] && b.dim(0) == w[0] && a.dim(0) == b.dim(1), path, ": '", layer, "': factors A ",
             a.shape(), " and B ", b.shape(), " do not fit weights ", w);
     const float s = alpha != 0 ? scale * alpha / float(a.dim(0)) : scale;
-    set.layers.push_back({layer, std::make_shared<Lora>(unpack(a), unpack(b), s)});
+    const auto numbers = [](const Tensor& x) { return x.dtype() == DType::F32 ? Tensor(x.shape(), x.dtype(), x.storage()) : unpack(x); };
+    set.layers.push_back({layer, std::make_shared<Lora>(numbers(a), numbers(b), s)});
   }
   set.fusion = read_fusion(file);
   for (const auto& [layer, lora] : set.layers) linears.at(layer)->adapters.push_back(lora);

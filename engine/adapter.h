@@ -53,7 +53,7 @@ LoraSet attach_lora(Model& model, const LoraOptions& options);
 LoraSet joined(const LoraSet& first, const LoraSet& second);
 TrainedSet trained_factors(const LoraSet& set);       // names as in the file
 
-// Attaches the adapters of `file` at `scale`; adapters stack. Throws an Error naming the tensor: a half without its other half, a
+// Attaches the adapters of `file` at `scale`; adapters stack. Factors in F32 share the file's bytes: who changes them makes copies. Throws an Error naming the tensor: a half without its other half, a
 // layer the base does not have, a shape that does not fit (names in …_norm.weight are passed over); and for another architecture
 // or a fingerprint other than `base`, unless `any_base`. No layer has changed then.
 LoraSet load_adapter(Model& model, const Gguf& file, float scale, const std::string& base, bool any_base = false);

@@ -19,7 +19,7 @@ static constexpr size_t buffer_bytes = 1 << 16;
 AtomicFile::AtomicFile(std::string path) : path_(std::move(path)) {
   struct stat old;
   const bool replaces = ::stat(path_.c_str(), &old) == 0;
-  require(!replaces || S_ISREG(old.st_mode), "cannot write '", path_, "': it is not a regular file");
+  require_as(Trouble::input_output, !replaces || S_ISREG(old.st_mode), "cannot write '", path_, "': it is not a regular file");
   static std::atomic<unsigned> serial{0};
   do {
     temporary_ = path_ + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(serial++);
@@ -35,7 +35,7 @@ AtomicFile::~AtomicFile() {
   if (!temporary_.empty()) ::unlink(temporary_.c_str());
 }
 
-void AtomicFile::fail_with_errno(const char* what) const { fail("cannot write '", path_, "': ", what, ": ", std::strerror(errno)); }
+void AtomicFile::fail_with_errno(const char* what) const { fail_as(Trouble::input_output, "cannot write '", path_, "': ", what, ": ", std::strerror(errno)); }
 
 void AtomicFile::write(const void* data, size_t bytes) {
   const char* from = static_cast<const char*>(data);

@@ -73,13 +73,13 @@ static std::string differences(const std::map<std::string, std::string>& there, 
 void require_identity(const Gguf& file, const RunIdentity& run) {
   const std::string& path = file.path();
   const std::string& base = file.string(prefix + "base");
-  require(base == run.base, path, ": a checkpoint on another base model (fingerprint ", base, " there, ", run.base, " here)");
+  require_as(Trouble::mismatch, base == run.base, path, ": a checkpoint on another base model (fingerprint ", base, " there, ", run.base, " here)");
   const auto &names = file.array<std::string>(prefix + "option_names"), &values = file.array<std::string>(prefix + "option_values");
   require(names.size() == values.size(), path, ": ", names.size(), " option names, ", values.size(), " values");
   std::map<std::string, std::string> options;
   for (size_t i = 0; i < names.size(); ++i) options[names[i]] = values[i];
   const std::string different = differences(options, run.options);
-  require(different.empty(), path, ": a checkpoint of a run with other options: ", different);
+  require_as(Trouble::mismatch, different.empty(), path, ": a checkpoint of a run with other options: ", different);
 }
 
 void read_checkpoint(const std::string& path, TrainState& state, const TrainedSet& trained, const RunIdentity& run) {

@@ -12,38 +12,47 @@ static int64_t context_length(const CausalLm& model, int64_t asked) {
 }
 
 Session::Session(const CausalLm& model, Options options)
-    : model_(model), options_(options), cache_(model.make_cache(context_length(model, options.context), options.cache)) {
+    : model_(&model), options_(options), cache_(model.make_cache(context_length(model, options.context), options.cache)) {
   require(options.batch >= 1, "session: batch of ", options.batch, " tokens");
 }
 
 std::span<const float> Session::evaluate(std::span<const int32_t> ids) {
   require(!ids.empty(), "session: no tokens to evaluate");
-  require(int64_t(ids.size()) <= room(), "session: ", ids.size(), " tokens do not fit behind ", cache_.length(), " in a context of ", context());
-  const int64_t V = model_.config().vocabulary;
+  require_as(Trouble::context_full, int64_t(ids.size()) <= room(), "session: ", ids.size(), " tokens do not fit behind ", cache_.length(), " in a context of ", context());
+  const int64_t V = model_->config().vocabulary;
   for (const int32_t id : ids) require(id >= 0 && id < V, "session: token id ", id, " is outside of the vocabulary of ", V);
   if (!logits_) logits_ = Tensor(Shape{V}, DType::F32, Storage::allocate_owned(size_t(V) * sizeof(float)));
 
   const Tape::Pause inference;
+  tokens_.reserve(tokens_.size() + ids.size());          // so that tokens and cache agree whatever fails below
   for (size_t begin = 0; begin < ids.size();) {
     const auto part = ids.subspan(begin, std::min(ids.size() - begin, size_t(options_.batch)));
     const int64_t T = int64_t(part.size());
     // An arena keeps every tensor of a pass until its end: fast for few tokens, wasteful for many.
     std::optional<Arena::Scope> scope;
     if (T <= 4) scope.emplace(arena_);
-    const Tensor h = model_.hidden(part, 1, T, {.cache = &cache_});
+    const Tensor h = model_->hidden(part, 1, T, {.cache = &cache_});
     begin += part.size();
+    tokens_.insert(tokens_.end(), part.begin(), part.end());
+    if (progress_) progress_(int64_t(begin), int64_t(ids.size()));
     if (begin == ids.size()) {
-      const Tensor last = model_.logits(slice(h, 1, T - 1, T));
+      const Tensor last = model_->logits(slice(h, 1, T - 1, T));
       std::copy_n(last.data(), V, logits_.data());
     }
   }
-  tokens_.insert(tokens_.end(), ids.begin(), ids.end());
   return logits_.values();
 }
 
 void Session::truncate(int64_t length) {
   cache_.truncate(length);
   tokens_.resize(size_t(length));
+}
+
+bool Session::fits(const CausalLm& model) const { return cache_.same_form(model.make_cache(1, options_.cache)); }
+
+void Session::use(const CausalLm& model) {
+  require_as(Trouble::unsupported, fits(model), "session: with these adapters the ", tokens_.size(), " tokens that were read would need a cache of another form: read them anew");
+  model_ = &model;
 }
 
 Generation generate(Session& session, const Tokenizer& tokenizer, std::span<const int32_t> prompt, int64_t most, Sampler& sampler,

@@ -26,6 +26,12 @@ class Session {
   std::span<const float> evaluate(std::span<const int32_t> ids);
   // Forgets all behind the first `length` tokens.
   void truncate(int64_t length);
+  // From here on tokens are read by `model`, which must outlive the session: the same, with other adapters. What was read stays as it was
+  // computed. Throws (Trouble::unsupported) unless its cache has the form of the one there is.
+  void use(const CausalLm& model);
+  bool fits(const CausalLm& model) const;
+  // Told, amid evaluate(), how many of the tokens it was given are read.
+  void on_progress(std::function<void(int64_t done, int64_t total)> progress) { progress_ = std::move(progress); }
 
   const std::vector<int32_t>& tokens() const { return tokens_; }
   int64_t context() const { return cache_.capacity(); }
@@ -33,12 +39,13 @@ class Session {
   int64_t cache_bytes() const { return cache_.bytes(); }
 
  private:
-  const CausalLm& model_;
+  const CausalLm* model_;
   Options options_;
   KvCache cache_;
   Arena arena_;
   Tensor logits_;
   std::vector<int32_t> tokens_;
+  std::function<void(int64_t, int64_t)> progress_;
 };
 
 enum class Stop { end_token, length, context_full, cancelled };

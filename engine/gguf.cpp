@@ -11,7 +11,7 @@ void Gguf::bad_key(std::string_view key, std::string_view why) const { fail("'",
 
 TensorMap Gguf::tensor_map() const {
   TensorMap map;
-  for (const Entry& e : tensors_) map.emplace(e.name, e.tensor);
+  for (const Entry& e : tensors_) map.emplace(e.name, Tensor(e.tensor.shape(), e.tensor.dtype(), e.tensor.storage()));
   return map;
 }
 

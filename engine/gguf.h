@@ -44,12 +44,16 @@ class Gguf {
   // `name` stands in errors for the path. Tensors share the bytes, which must lie at a multiple of 8.
   static Gguf parse(const Storage& bytes, const std::string& name);
 
+  // The same without the tensors' data, of which nothing is read: they have names, shapes and types.
+  static Gguf header(const std::string& path);
+  static Gguf header(int fd, uint64_t offset, uint64_t size, const std::string& name);
+
   const std::string& path() const { return path_; }
   uint32_t version() const { return version_; }
   uint64_t alignment() const { return alignment_; }
   const std::vector<Key>& keys() const { return keys_; }               // in file order
   const std::vector<Entry>& tensors() const { return tensors_; }
-  TensorMap tensor_map() const;                                         // shares the file's bytes
+  TensorMap tensor_map() const;                                         // shares the file's bytes, in handles of its own
 
   // --- typed look-up. All errors name file and key ---
   bool has(std::string_view key) const { return find(key) != nullptr; }
@@ -76,6 +80,7 @@ class Gguf {
   void check_tensors() const;
 
  private:
+  static Gguf parse(const Storage& bytes, uint64_t size, const std::string& name);
   [[noreturn]] void bad_key(std::string_view key, std::string_view why) const;
 
   std::string path_;

@@ -19,9 +19,12 @@ std::string quoted(std::string_view name) {
   return out + (name.size() > longest ? "…'" : "'");
 }
 
+struct EndOfPart {};                   // the header goes on behind the bytes at hand
+
+// Reads `bytes`, which are the file or its beginning: `size` bytes has the whole.
 class Cursor {
  public:
-  Cursor(const Storage& bytes, const std::string& file) : bytes_(bytes), file_(file) {}
+  Cursor(const Storage& bytes, uint64_t size, const std::string& file) : bytes_(bytes), size_(size), file_(file) {}
 
   std::string what = "header";          // what is being read, for errors
 
@@ -31,7 +34,7 @@ class Cursor {
   void expect(bool ok, const Parts&... parts) const { if (!ok) refuse(parts...); }
 
   uint64_t offset() const { return at_; }
-  uint64_t remaining() const { return bytes_.size() - at_; }
+  uint64_t remaining() const { return size_ - at_; }
 
   template <class T>
   T number() {
@@ -59,6 +62,7 @@ class Cursor {
   }
   const std::byte* take(uint64_t n) {
     expect(n <= remaining(), n, " bytes needed, ", remaining(), " remain: the file is truncated or damaged");
+    if (n > bytes_.size() - at_) throw EndOfPart();
     const std::byte* p = bytes_.data() + at_;
     at_ += n;
     return p;
@@ -71,6 +75,7 @@ class Cursor {
   }
 
   const Storage& bytes_;
+  uint64_t size_;
   const std::string& file_;
   uint64_t at_ = 0;
 };
@@ -86,8 +91,10 @@ Gguf::Value read_array(Cursor& in) {
     for (auto item : items) item = in.boolean();
     return items;
   } else {
-    std::vector<T> items(in.count("numbers", sizeof(T)));
-    if (!items.empty()) std::memcpy(items.data(), in.take(items.size() * sizeof(T)), items.size() * sizeof(T));
+    const uint64_t n = in.count("numbers", sizeof(T));
+    const std::byte* p = in.take(n * sizeof(T));
+    std::vector<T> items(n);
+    if (n > 0) std::memcpy(items.data(), p, n * sizeof(T));
     return items;
   }
 }
@@ -177,11 +184,29 @@ Gguf Gguf::open(const std::string& path, Access access) {
   return parse(access == Access::map ? Storage::map_file(path) : Storage::read_file(path), path);
 }
 
-Gguf Gguf::parse(const Storage& bytes, const std::string& name) {
+Gguf Gguf::parse(const Storage& bytes, const std::string& name) { return parse(bytes, bytes.size(), name); }
+
+Gguf Gguf::header(const std::string& path) {
+  const File file(path);
+  return header(file.fd, 0, file.size, path);
+}
+
+// Larger parts until all of the header is there; data is never read.
+Gguf Gguf::header(int fd, uint64_t offset, uint64_t size, const std::string& name) {
+  for (uint64_t part = 1 << 18;; part *= 4) {
+    const Storage bytes = Storage::read(fd, offset, std::min(part, size), name);
+    try {
+      return parse(bytes, size, name);
+    } catch (const EndOfPart&) {
+    }
+  }
+}
+
+Gguf Gguf::parse(const Storage& bytes, uint64_t size, const std::string& name) {
   Gguf g;
   g.path_ = name;
   require(reinterpret_cast<uintptr_t>(bytes.data()) % 8 == 0, "'", name, "': the bytes do not lie at a multiple of 8");
-  Cursor in(bytes, g.path_);
+  Cursor in(bytes, size, g.path_);
   g.version_ = read_version(in);
   // The keys' count follows the tensors'; both are bounded before anything is read by them.
   const uint64_t tensor_count = in.count("tensors", min_tensor_record), key_count = in.count("keys", min_key_record);
@@ -209,8 +234,7 @@ Gguf Gguf::parse(const Storage& bytes, const std::string& name) {
     in.what = "tensor " + std::to_string(i);
     records.push_back(read_tensor_record(in, data_end));
     const TensorRecord& r = records.back();
-    in.expect(r.bytes <= bytes.size() - std::min(data_end, uint64_t(bytes.size())), r.bytes, " bytes of ", r.type, " ", r.shape,
-              " in a file of ", bytes.size());
+    in.expect(r.bytes <= size - std::min(data_end, size), r.bytes, " bytes of ", r.type, " ", r.shape, " in a file of ", size);
     in.expect(g.tensor_index_.try_emplace(r.name, i).second, "a second tensor of this name");
     data_end = padded(data_end + r.bytes);
   }
@@ -220,9 +244,9 @@ Gguf Gguf::parse(const Storage& bytes, const std::string& name) {
   for (TensorRecord& r : records) {
     in.what = "tensor " + quoted(r.name);
     const uint64_t offset = data_start + r.offset;
-    in.expect(offset <= bytes.size() && r.bytes <= bytes.size() - offset, "its ", r.bytes, " bytes at ", offset,
-              " end beyond the file's ", bytes.size(), ": the file is truncated");
-    g.tensors_.push_back({std::move(r.name), Tensor(r.shape, r.type, bytes.part(offset, r.bytes)), offset});
+    in.expect(offset <= size && r.bytes <= size - offset, "its ", r.bytes, " bytes at ", offset, " end beyond the file's ", size, ": the file is truncated");
+    Storage data = bytes.size() == size ? bytes.part(offset, r.bytes) : Storage::borrow(nullptr, r.bytes, false);
+    g.tensors_.push_back({std::move(r.name), Tensor(r.shape, r.type, std::move(data)), offset});
   }
   return g;
 }

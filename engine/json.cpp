@@ -1,6 +1,10 @@
 #include "engine/json.h"
 
 #include <charconv>
+#ifndef __cpp_lib_to_chars
+#include <locale.h>
+#include <stdlib.h>
+#endif
 #include <cmath>
 #include <unordered_set>
 
@@ -108,8 +112,14 @@ class Parser {
     }
     const char *first = text_.data() + begin, *last = text_.data() + at_;
     if (int64_t i = 0; integer && std::from_chars(first, last, i).ec == std::errc()) return i;
+#ifdef __cpp_lib_to_chars
     double d = 0;
     expect(std::from_chars(first, last, d).ec == std::errc() && std::isfinite(d), "a number beyond double precision");
+#else                                    // libc++ before 20, the Android NDK's
+    static const locale_t c_locale = ::newlocale(LC_ALL_MASK, "C", nullptr);
+    const double d = ::strtod_l(std::string(first, last).c_str(), nullptr, c_locale);
+    expect(std::isfinite(d), "a number beyond double precision");
+#endif
     return d;
   }
 

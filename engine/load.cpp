@@ -12,7 +12,7 @@ namespace kvt {
 
 namespace {
 
-RopeOptions rope_options(const Gguf& gguf, const Hyperparameters& h, int64_t head_size, RopeOptions::Pairing pairing) {
+[[maybe_unused]] RopeOptions rope_options(const Gguf& gguf, const Hyperparameters& h, int64_t head_size, RopeOptions::Pairing pairing) {
   RopeOptions rope;
   rope.pairing = pairing;
   rope.dims = h.count("rope.dimension_count", head_size, head_size);
@@ -28,7 +28,7 @@ RopeOptions rope_options(const Gguf& gguf, const Hyperparameters& h, int64_t hea
 }
 
 // The keys that all causal models share.
-void read_common(LmConfig& c, const Gguf& gguf, const Hyperparameters& h) {
+[[maybe_unused]] void read_common(LmConfig& c, const Gguf& gguf, const Hyperparameters& h) {
   c.architecture = h.architecture();
   c.layers = h.count("block_count", 1024);
   c.channels = h.count("embedding_length", 1 << 17);
@@ -48,6 +48,7 @@ void read_common(LmConfig& c, const Gguf& gguf, const Hyperparameters& h) {
   c.tied_output = !gguf.find_tensor("output.weight");
 }
 
+#ifdef KVT_MODEL_LLAMA
 std::unique_ptr<CausalLm> load_llama(const Gguf& gguf, const Hyperparameters& h) {
   const bool qwen = h.architecture() != "llama";
   LlamaConfig c;
@@ -59,7 +60,9 @@ std::unique_ptr<CausalLm> load_llama(const Gguf& gguf, const Hyperparameters& h)
   c.rope = rope_options(gguf, h, c.head_size, qwen ? RopeOptions::halves : RopeOptions::interleaved);
   return std::make_unique<Llama>(c, gguf.tensor_map(), gguf.path());
 }
+#endif
 
+#ifdef KVT_MODEL_GPT2
 std::unique_ptr<CausalLm> load_gpt2(const Gguf& gguf, const Hyperparameters& h) {
   Gpt2Config c;
   read_common(c, gguf, h);
@@ -68,7 +71,9 @@ std::unique_ptr<CausalLm> load_gpt2(const Gguf& gguf, const Hyperparameters& h) 
   c.norm_eps = h.positive("attention.layer_norm_epsilon", 1e-5);
   return std::make_unique<Gpt2>(c, gguf.tensor_map(), gguf.path());
 }
+#endif
 
+#ifdef KVT_MODEL_PHI3
 std::unique_ptr<CausalLm> load_phi3(const Gguf& gguf, const Hyperparameters& h) {
   Phi3Config c;
   read_common(c, gguf, h);
@@ -81,7 +86,9 @@ std::unique_ptr<CausalLm> load_phi3(const Gguf& gguf, const Hyperparameters& h) 
   c.rope = rope_options(gguf, h, c.head_size, RopeOptions::halves);
   return std::make_unique<Phi3>(c, gguf.tensor_map(), gguf.path());
 }
+#endif
 
+#ifdef KVT_MODEL_GEMMA3
 std::unique_ptr<CausalLm> load_gemma3(const Gguf& gguf, const Hyperparameters& h) {
   Gemma3Config c;
   read_common(c, gguf, h);
@@ -98,18 +105,29 @@ std::unique_ptr<CausalLm> load_gemma3(const Gguf& gguf, const Hyperparameters& h
   c.local_rope.base = h.positive("rope.freq_base_swa", 10000);
   return std::make_unique<Gemma3>(c, gguf.tensor_map(), gguf.path());
 }
+#endif
 
+// A build may have some of them alone (-Dmodels=…).
 struct Architecture {
   const char* name;
   std::unique_ptr<CausalLm> (*load)(const Gguf&, const Hyperparameters&);
 };
 constexpr Architecture architectures[] = {
+#ifdef KVT_MODEL_LLAMA
     {"llama", load_llama},
     {"qwen2", load_llama},
     {"qwen3", load_llama},
+#endif
+#ifdef KVT_MODEL_GPT2
     {"gpt2", load_gpt2},
+#endif
+#ifdef KVT_MODEL_PHI3
     {"phi3", load_phi3},
+#endif
+#ifdef KVT_MODEL_GEMMA3
     {"gemma3", load_gemma3},
+#endif
+    {nullptr, nullptr},
 };
 
 }  // namespace
@@ -117,11 +135,11 @@ constexpr Architecture architectures[] = {
 std::unique_ptr<CausalLm> load_model(const Gguf& gguf) {
   const Hyperparameters h(gguf);
   std::string known;
-  for (const Architecture& a : architectures) {
-    if (h.architecture() == a.name) return a.load(gguf, h);
-    known += known.empty() ? a.name : std::string(", ") + a.name;
+  for (const Architecture* a = architectures; a->name; ++a) {
+    if (h.architecture() == a->name) return a->load(gguf, h);
+    known += known.empty() ? a->name : std::string(", ") + a->name;
   }
-  fail(gguf.path(), ": architecture '", h.architecture(), "' is not known; known: ", known);
+  fail_as(Trouble::unsupported, gguf.path(), ": architecture '", h.architecture(), "' is not known; known in this build: ", known);
 }
 
 }  // namespace kvt

@@ -93,7 +93,14 @@ class Rounds {
       report.round = state_.rounds() + 1;
       report.before = state_.losses.back();
       const int64_t evaluations = state_.evaluations;
-      if (!round(report)) return false;
+      const Snapshot before = snapshot();
+      try {
+        if (!round(report)) return false;
+      } catch (const Error& e) {             // amid a pass
+        if (e.trouble != Trouble::cancelled) throw;
+        restore(before);
+        return false;
+      }
       report.rank = state_.set.layers.empty() ? 0 : state_.set.layers[0].lora->rank();
       for (const auto& layer : state_.set.layers) report.rank = std::max(report.rank, layer.lora->rank());
       report.evaluations = state_.evaluations - evaluations;
@@ -184,21 +191,21 @@ class Rounds {
   // The adapters' numbers, layer by layer; none before the first round. Adding columns makes new tensors: these stay as they are. What is
   // trained beside them changes where it lies, and is copied.
   struct Snapshot {
+    std::vector<size_t> attached;                      // adapters of each layer
     std::vector<std::pair<Tensor, Tensor>> factors;
     std::vector<Tensor> beside;
   };
   Snapshot snapshot() const {
     Snapshot s;
+    for (const TargetLayer& layer : layers_) s.attached.push_back(layer.linear->adapters.size());
     for (const auto& layer : state_.set.layers) s.factors.push_back({layer.lora->a, layer.lora->b});
     for (const Trained& t : options_.beside) s.beside.push_back(t.tensor.clone());
     return s;
   }
 
   void restore(const Snapshot& s) {
-    if (s.factors.empty() && !state_.set.layers.empty()) {
-      for (const TargetLayer& layer : layers_) layer.linear->adapters.pop_back();
-      state_.set.layers.clear();
-    }
+    for (size_t i = 0; i < layers_.size(); ++i) layers_[i].linear->adapters.resize(s.attached[i]);
+    if (s.factors.empty()) state_.set.layers.clear();
     for (size_t i = 0; i < s.factors.size(); ++i) std::tie(state_.set.layers[i].lora->a, state_.set.layers[i].lora->b) = s.factors[i];
     for (size_t i = 0; i < s.beside.size(); ++i) std::copy_n(s.beside[i].data(), s.beside[i].size(), options_.beside[i].tensor.data());
   }
@@ -349,6 +356,7 @@ RoundsState read_rounds(Model& model, const Gguf& file, const std::vector<Target
   for (const TargetLayer& layer : layers) {
     const auto found = by_name.find(layer.name);
     require(found != by_name.end(), path, ": no adapter for '", layer.name, "'");
+    found->second->a = found->second->a.clone(), found->second->b = found->second->b.clone();      // rounds write where they lie
     state.set.layers.push_back({layer.name, found->second});
   }
   require(by_name.size() == layers.size(), path, ": adapters of ", by_name.size(), " layers, expected ", layers.size());

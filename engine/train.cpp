@@ -1,6 +1,7 @@
 #include "engine/train.h"
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <numeric>
@@ -49,11 +50,9 @@ Precision precision_named(const std::string& name) {
 }
 
 std::map<std::string, std::string> TrainOptions::describe() const {
-  const auto real = [](float x) {
-    std::ostringstream text;
-    text.precision(9);
-    text << x;
-    return text.str();
+  const auto real = [](float x) {          // in the C locale's form, whatever the host's
+    char text[32];
+    return std::string(text, std::to_chars(text, text + sizeof text, x).ptr);
   };
   return {{"steps", std::to_string(steps)}, {"epochs", std::to_string(epochs)}, {"batch", std::to_string(batch)},
           {"accumulate", std::to_string(accumulate)}, {"schedule", name(schedule)}, {"lr", real(lr)}, {"warmup", std::to_string(warmup)},
@@ -116,6 +115,19 @@ class Run {
   }
 
   TrainEnd go() {
+    try {
+      return run();
+    } catch (const Error& e) {                           // amid a pass: the step under way has left no trace but gradients
+      if (e.trouble != Trouble::cancelled) throw;
+      for (const Tensor& w : weights_) w.drop_grad();
+      return cancel();
+    }
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  TrainEnd run() {
     for (;;) {
       if (validation_due()) {
         validate();
@@ -131,9 +143,6 @@ class Run {
       if (options_.save_every > 0 && state_.step % options_.save_every == 0 && callbacks_.save) callbacks_.save(state_);
     }
   }
-
- private:
-  using Clock = std::chrono::steady_clock;
 
   static bool has_labels(const Task& task) {
     for (int64_t i = 0; i < task.size(); ++i)

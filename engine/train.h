@@ -116,7 +116,7 @@ struct TrainCallbacks {
   std::function<void(const StepReport&)> step;
   std::function<void(const ValidationReport&)> validation;
   std::function<void(const TrainState&)> save;
-  std::function<bool()> cancelled;                    // asked between steps and between validation batches
+  std::function<bool()> cancelled;                    // asked between steps and between validation batches; within them tensor/cancel.h is
 };
 
 enum class TrainEnd { finished, stopped_early, cancelled };

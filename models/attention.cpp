@@ -44,6 +44,18 @@ KvCache::Pair KvCache::append(int64_t layer, int64_t row, const Tensor& k, const
   return {store(pair.k, length_, k), store(pair.v, length_, v)};
 }
 
+bool KvCache::same_form(const KvCache& other) const {
+  const auto row = [](const Tensor& x) { return x ? x.bytes() / x.dim(0) : 0; };
+  if (layers_.size() != other.layers_.size() || row(notes_) != row(other.notes_)) return false;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const std::vector<Pair>&mine = layers_[i], &theirs = other.layers_[i];
+    if (mine.size() != theirs.size()) return false;
+    for (size_t r = 0; r < mine.size(); ++r)
+      if (mine[r].k.dtype() != theirs[r].k.dtype() || row(mine[r].k) != row(theirs[r].k) || row(mine[r].v) != row(theirs[r].v)) return false;
+  }
+  return true;
+}
+
 void KvCache::keep_notes(int64_t numbers) {
   const Shape shape{capacity_, numbers};
   notes_ = Tensor(shape, DType::F32, Storage::allocate_owned(size_t(byte_size(DType::F32, shape.numel()))));

@@ -20,6 +20,7 @@ class KvCache {
   // [1, length + T, Hkv, D] of dtype. Throws when they do not fit. The length grows once per step, by advance().
   Pair append(int64_t layer, int64_t row, const Tensor& k, const Tensor& v);
   void advance(int64_t tokens);
+  bool same_form(const KvCache& other) const;      // what a token has in each: layers, rows, shapes, types and notes
   void truncate(int64_t length);         // forgets all behind the first `length` tokens
   // `numbers` F32 numbers a token that a wrapper of the model keeps (models/kvt.h): [capacity, numbers], written by the wrapper.
   void keep_notes(int64_t numbers);

@@ -7,6 +7,7 @@
 #include "ops/loops.h"
 #include "ops/ops.h"
 #include "ops/quant.h"
+#include "tensor/cancel.h"
 
 namespace kvt {
 
@@ -88,6 +89,7 @@ void panel_products_back(float* dx, const Tensor& w, const float* dy, int64_t T,
 }  // namespace
 
 Tensor linear(const Tensor& x, const Tensor& w, const Tensor& b) {
+  Cancellation::point();
   require(x && w && x.rank() >= 1 && w.rank() == 2 && x.dim(-1) == w.dim(1), "linear: weights ", w ? w.shape() : Shape{},
           " do not fit the last axis of ", x ? x.shape() : Shape{});
   const int64_t T = x.shape().leading().numel(), N = w.dim(0), K = w.dim(1);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "tensor/error.h"
+#include "tensor/storage.h"
 
 namespace kvt {
 
@@ -71,12 +72,14 @@ struct ThreadPool::State {
 
   Body* body = nullptr;
   void* context = nullptr;
+  Budget* budget = nullptr;               // the caller's
   int64_t n = 0, piece = 1;
   std::atomic<int64_t> next{0};
   std::mutex error_mutex;
   std::exception_ptr error;
 
   void work() {
+    const Budget::Scope scope(budget);
     inside_loop = true;
     for (int64_t begin; (begin = next.fetch_add(piece, std::memory_order_relaxed)) < n;) {
       try {
@@ -125,14 +128,23 @@ ThreadPool::ThreadPool(Options options) : state_(std::make_unique<State>()) {
   require(options.threads >= 0 && options.threads <= 1024, "threads: expected 0 to 1024, got ", options.threads);
   if (options.threads == 0) options.threads = int(cores.size());
   state_->options = options;
+  state_->workers.reserve(size_t(options.threads));
   for (int i = 1; i < options.threads; ++i) {
-    std::thread& t = state_->workers.emplace_back([s = state_.get()] { s->worker(); });
+    try {
+      state_->workers.emplace_back([s = state_.get()] { s->worker(); });
+    } catch (const std::exception&) {          // the system gives no more: those there are will do
+      state_->options.threads = i;
+      break;
+    }
+#ifndef __ANDROID__                  // has no call for it
     if (options.pin) {
+      std::thread& t = state_->workers.back();
       cpu_set_t set;
       CPU_ZERO(&set);
       CPU_SET(cores[size_t(i) % cores.size()], &set);
       pthread_setaffinity_np(t.native_handle(), sizeof set, &set);      // best effort: a refusal costs speed alone
     }
+#endif
   }
 }
 
@@ -153,6 +165,7 @@ void ThreadPool::run(int64_t n, int64_t grain, Body* body, void* context) {
   const int64_t pieces = 4 * int64_t(threads());      // a few for each thread, so that a slow one holds up little
   s.body = body;
   s.context = context;
+  s.budget = Budget::current();
   s.n = n;
   s.piece = std::max<int64_t>({grain, (n + pieces - 1) / pieces, 1});
   s.next.store(0, std::memory_order_relaxed);

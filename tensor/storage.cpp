@@ -13,7 +13,9 @@
 #include <map>
 #include <mutex>
 #include <new>
+#include <utility>
 
+#include "tensor/cancel.h"
 #include "tensor/error.h"
 
 namespace kvt {
@@ -21,7 +23,7 @@ namespace kvt {
 namespace {
 
 constexpr size_t alignment = 64;            // a cache line, and the widest vector
-constexpr size_t chunk_bytes = 1 << 20;
+constexpr size_t chunk_bytes = 1 << 20;     // of an arena
 
 thread_local Arena* open_arena = nullptr;
 
@@ -29,10 +31,31 @@ size_t round_up(size_t n) { return (n + alignment - 1) / alignment * alignment; 
 
 std::atomic<int64_t> held{0}, most_held{0};
 
-void count(int64_t bytes) {
-  const int64_t now = held.fetch_add(bytes, std::memory_order_relaxed) + bytes;
-  for (int64_t most = most_held.load(std::memory_order_relaxed); now > most && !most_held.compare_exchange_weak(most, now, std::memory_order_relaxed);) {}
+void raise(std::atomic<int64_t>& most, int64_t now) {
+  for (int64_t old = most.load(std::memory_order_relaxed); now > old && !most.compare_exchange_weak(old, now, std::memory_order_relaxed);) {}
 }
+
+thread_local Budget* current_budget = nullptr;
+
+// Bytes counted as held from here until the end of its life, by the process and by the thread's budget.
+class Held {
+ public:
+  explicit Held(int64_t bytes) : bytes_(bytes), budget_(current_budget ? current_budget->shared_from_this() : nullptr) {
+    if (budget_) budget_->take(bytes);
+    raise(most_held, held.fetch_add(bytes, std::memory_order_relaxed) + bytes);
+  }
+  ~Held() {
+    if (bytes_ == 0) return;
+    held.fetch_sub(bytes_, std::memory_order_relaxed);
+    if (budget_) budget_->give(bytes_);
+  }
+  Held(Held&& other) noexcept : bytes_(std::exchange(other.bytes_, 0)), budget_(std::move(other.budget_)) {}
+  Held& operator=(Held&&) = delete;
+
+ private:
+  int64_t bytes_;
+  std::shared_ptr<Budget> budget_;
+};
 
 // The blocks of Storage::Reuse: whole pages of the system's, so that what is released is the system's again at once.
 class Blocks {
@@ -68,10 +91,15 @@ class Blocks {
     return {p == MAP_FAILED ? nullptr : p, bytes};
   }
 
-  void give(Block block) {
+  void give(Block block) noexcept {
     const std::lock_guard lock(mutex_);
+    try {
+      waiting_.emplace(block.size, block.p);
+    } catch (const std::bad_alloc&) {        // freeing memory must not fail
+      ::munmap(block.p, block.size);
+      return;
+    }
     total_ += block.size;
-    waiting_.emplace(block.size, block.p);
     if (!open()) release_until(0);
   }
 
@@ -92,45 +120,38 @@ class Blocks {
 };
 
 std::shared_ptr<void> aligned_memory(size_t bytes) {
-  require(bytes <= SIZE_MAX / 2, "storage: cannot allocate ", bytes, " bytes");
-  const auto n = int64_t(bytes);
-  if (bytes >= Blocks::least && Blocks::shared().open()) {
-    const Blocks::Block block = Blocks::shared().take(bytes);
-    require(block.p, "storage: out of memory for ", bytes, " bytes");
-    count(n);
-    return std::shared_ptr<void>(block.p, [block, n](void*) {
-      held.fetch_sub(n, std::memory_order_relaxed);
-      Blocks::shared().give(block);
-    });
-  }
-  void* p = std::aligned_alloc(alignment, std::max(round_up(bytes), alignment));
-  require(p, "storage: out of memory for ", bytes, " bytes");
-  count(n);
-  return std::shared_ptr<void>(p, [n](void* q) {
-    std::free(q);
-    held.fetch_sub(n, std::memory_order_relaxed);
-  });
+  require_as(Trouble::memory, bytes <= SIZE_MAX / 2, "storage: cannot allocate ", bytes, " bytes");
+  struct Owner {                       // allocated first: from there on nothing fails that would leave memory behind
+    Held held;
+    void* heap = nullptr;
+    Blocks::Block block{};
+    explicit Owner(size_t n) : held(int64_t(n)) {}
+    ~Owner() {
+      std::free(heap);
+      if (block.p) Blocks::shared().give(block);
+    }
+  };
+  auto owner = std::make_shared<Owner>(bytes);
+  const bool limited = current_budget && current_budget->limit() != Budget::none;
+  if (bytes >= Blocks::least && !limited && Blocks::shared().open()) owner->block = Blocks::shared().take(bytes);
+  else owner->heap = std::aligned_alloc(alignment, std::max(round_up(bytes), alignment));
+  void* p = owner->block.p ? owner->block.p : owner->heap;
+  require_as(Trouble::memory, p, "storage: out of memory for ", bytes, " bytes");
+  return {std::move(owner), p};
 }
 
-// An open file descriptor, closed at the end of its scope.
-struct File {
-  explicit File(const std::string& path) : fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-    require(fd >= 0, "cannot open '", path, "': ", std::strerror(errno));
-    struct stat st;
-    if (::fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
-      ::close(fd);
-      fail("'", path, "' is not a regular file");
-    }
-    size = size_t(st.st_size);
-  }
-  ~File() { ::close(fd); }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-  int fd;
-  size_t size;
-};
-
 }  // namespace
+
+File::File(const std::string& path) : fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+  require_as(Trouble::input_output, fd >= 0, "cannot open '", path, "': ", std::strerror(errno));
+  struct stat st;
+  if (::fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
+    ::close(fd);
+    fail_as(Trouble::input_output, "'", path, "' is not a regular file");
+  }
+  size = uint64_t(st.st_size);
+}
+File::~File() { ::close(fd); }
 
 Storage Storage::allocate(size_t bytes) { return open_arena ? open_arena->take(bytes) : allocate_owned(bytes); }
 
@@ -142,27 +163,47 @@ Storage Storage::allocate_owned(size_t bytes) {
 
 Storage Storage::map_file(const std::string& path) {
   File file(path);
-  require(file.size > 0, "'", path, "' is empty");
+  require_as(Trouble::input_output, file.size > 0, "'", path, "' is empty");
   void* p = ::mmap(nullptr, file.size, PROT_READ, MAP_SHARED, file.fd, 0);
-  require(p != MAP_FAILED, "cannot map '", path, "' (", file.size, " bytes): ", std::strerror(errno));
+  require_as(Trouble::input_output, p != MAP_FAILED, "cannot map '", path, "' (", file.size, " bytes): ", std::strerror(errno));
   const size_t size = file.size;
   return {std::shared_ptr<void>(p, [size](void* q) { ::munmap(q, size); }), p, size, false};
 }
 
 Storage Storage::read_file(const std::string& path) {
-  File file(path);
-  Storage out = allocate_owned(file.size);
-  for (size_t at = 0; at < file.size;) {
-    const ssize_t n = ::read(file.fd, out.data() + at, file.size - at);
+  const File file(path);
+  return read(file.fd, 0, file.size, path);
+}
+
+Storage Storage::read(int fd, uint64_t offset, uint64_t bytes, const std::string& name, const std::function<void(uint64_t)>& progress) {
+  constexpr uint64_t piece = 4 << 20;          // so that cancelling takes no longer than reading this
+  Storage out = allocate_owned(bytes);
+  for (uint64_t at = 0; at < bytes;) {
+    Cancellation::point();
+    const ssize_t n = ::pread(fd, out.data() + at, std::min(piece, bytes - at), off_t(offset + at));
     if (n < 0 && errno == EINTR) continue;
-    require(n > 0, "cannot read '", path, "' at offset ", at, " of ", file.size, ": ", n < 0 ? std::strerror(errno) : "the file ends early");
-    at += size_t(n);
+    require_as(Trouble::input_output, n > 0, "cannot read '", name, "' at offset ", offset + at, " of ", offset + bytes, ": ",
+               n < 0 ? std::strerror(errno) : "the file ends early");
+    at += uint64_t(n);
+    if (progress) progress(at);
   }
   return out;
 }
 
 Storage::Reuse::Reuse() { Blocks::shared().enter(); }
 Storage::Reuse::~Reuse() { Blocks::shared().leave(); }
+
+Budget* Budget::current() { return current_budget; }
+Budget::Scope::Scope(Budget* budget) : outer_(std::exchange(current_budget, budget)) {}
+Budget::Scope::~Scope() { current_budget = outer_; }
+
+void Budget::take(int64_t bytes) {
+  int64_t before = held();
+  do {
+    require_as(Trouble::memory_limit, bytes <= limit_ - before, "memory limit of ", limit_, " bytes: ", before, " are held, ", bytes, " more are needed");
+  } while (!held_.compare_exchange_weak(before, before + bytes, std::memory_order_relaxed));
+  raise(most_, before + bytes);
+}
 
 Storage::Use Storage::use() { return {held.load(std::memory_order_relaxed), most_held.load(std::memory_order_relaxed)}; }
 void Storage::reset_use() { most_held.store(held.load(std::memory_order_relaxed), std::memory_order_relaxed); }

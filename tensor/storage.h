@@ -1,12 +1,25 @@
 // Bytes, and who keeps them alive: the heap, an arena, a mapped file, or the caller.
 #pragma once
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
 
 namespace kvt {
+
+// A regular file, open for reading until the end of its scope. Throws an Error naming the path.
+struct File {
+  explicit File(const std::string& path);
+  ~File();
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+  int fd;
+  uint64_t size;
+};
 
 class Storage {
  public:
@@ -18,8 +31,10 @@ class Storage {
   static Storage allocate_owned(size_t bytes);
   // The whole file, read-only. Throws an Error naming the path. The mapping ends with the last Storage that shares it.
   static Storage map_file(const std::string& path);
-  // The whole file, copied into memory.
+  // The whole file, copied into memory. A file that another process cuts short meanwhile is an Error, where a mapping would end the process.
   static Storage read_file(const std::string& path);
+  // `bytes` of an open file from `offset` on, copied into memory; `name` stands in errors. `progress` is told the bytes so far.
+  static Storage read(int fd, uint64_t offset, uint64_t bytes, const std::string& name, const std::function<void(uint64_t done)>& progress = {});
   // The caller's bytes, which must outlive every user. `writable` = false promises that nothing writes to them.
   static Storage borrow(void* data, size_t bytes, bool writable);
 
@@ -29,7 +44,7 @@ class Storage {
   static void reset_use();
 
   // While one lives, in any thread, large blocks that are freed wait for tensors of about their size: training asks for the same sizes
-  // step after step, and fresh pages cost time. What waits and what is in use are never more than 9/8 of the most that was in use at once.
+  // step after step, and fresh pages cost time. Within a limited Budget they do not: it counts what is in use. What waits and what is in use are never more than 9/8 of the most that was in use at once.
   class Reuse {
    public:
     Reuse();
@@ -55,6 +70,38 @@ class Storage {
   std::byte* data_ = nullptr;
   size_t size_ = 0;
   bool writable_ = true;
+};
+
+// What the storages of one owner hold together, and a limit that they keep: those allocated while a Scope is open on the thread, and
+// by the loops that the thread runs in parallel, count until they are freed, wherever that is. What would exceed the limit is an Error
+// (Trouble::memory_limit), and nothing is allocated. Mapped and borrowed bytes do not count.
+class Budget : public std::enable_shared_from_this<Budget> {
+ public:
+  static constexpr int64_t none = std::numeric_limits<int64_t>::max();
+  explicit Budget(int64_t limit = none) : limit_(limit) {}
+
+  int64_t limit() const { return limit_; }
+  int64_t held() const { return held_.load(std::memory_order_relaxed); }
+  int64_t most() const { return most_.load(std::memory_order_relaxed); }      // at once, since the start or reset_most()
+  void reset_most() { most_.store(held(), std::memory_order_relaxed); }
+
+  class Scope {
+   public:
+    explicit Scope(Budget* budget);            // of a shared_ptr; null = none
+    ~Scope();
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+   private:
+    Budget* outer_;
+  };
+  static Budget* current();
+
+  void take(int64_t bytes);
+  void give(int64_t bytes) { held_.fetch_sub(bytes, std::memory_order_relaxed); }
+
+ private:
+  const int64_t limit_;
+  std::atomic<int64_t> held_{0}, most_{0};
 };
 
 // Memory for the short-lived tensors of one decoding step: allocation moves a pointer, the end of the Scope takes all back.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "tensor/cancel.h"
+
 namespace kvt {
 
 static thread_local Tape* active = nullptr;
@@ -26,7 +28,10 @@ void Tape::backward(const Tensor& loss) {
 
 void Tape::backward_from_grads() {
   const Pause pause;      // what the steps compute is not recorded
-  for (; !steps_.empty(); steps_.pop_back()) steps_.back()();
+  for (; !steps_.empty(); steps_.pop_back()) {
+    Cancellation::point();
+    steps_.back()();
+  }
 }
 
 Tensor recompute(const std::function<Tensor(const Tensor&)>& f, const Tensor& x) {

@@ -6,11 +6,8 @@
 #include <csignal>
 #include <cstdio>
 
-#include "engine/adapter.h"
-#include "engine/bank.h"
+#include "engine/adapted.h"
 #include "engine/fingerprint.h"
-#include "engine/ia3.h"
-#include "engine/kvt_adapter.h"
 #include "engine/load.h"
 #include "ops/quant.h"
 #include "tensor/parallel.h"
@@ -41,46 +38,19 @@ void add_fusion_options(CLI::App& command, ModelOptions& o) {
   command.add_flag("--no-fusion", o.no_fusion, "the adapted scores alone, whatever the adapter's file says")->excludes(fuse)->excludes(extrapolate);
 }
 
-// What one adapter's file left on a model.
-struct Attached {
-  std::vector<std::shared_ptr<Adapter>> adapters;
-  std::optional<Fusion> fusion;
-};
-
-// The kinds that any model may bear. A class head has nothing on the layers.
-static Attached attach(Model& model, const Gguf& file, float scale, const std::string& base, bool any_base) {
-  const std::string kind = file.string("adapter.type", "");
-  Attached a;
-  if (kind == "ia3") {
-    const Ia3Set set = load_ia3(model, file, scale, base, any_base);
-    for (const auto& layer : set.layers) a.adapters.push_back(layer.factors);
-    a.fusion = set.fusion;
-  } else if (kind == "head") {
-    require_adapter(file, "head", model, base, any_base);
-  } else {
-    const LoraSet set = load_adapter(model, file, scale, base, any_base);
-    for (const auto& layer : set.layers) {
-      layer.lora->freeze();
-      a.adapters.push_back(layer.lora);
+// The adapters' files, FILE or FILE:SCALE each
+struct AdapterFiles {
+  std::vector<Gguf> files;
+  std::vector<AdapterUse> uses;
+  explicit AdapterFiles(const std::vector<std::string>& adapters) {
+    files.reserve(adapters.size());
+    for (const std::string& adapter : adapters) {
+      const auto [path, scale] = split_scale(adapter);
+      files.push_back(Gguf::open(path));
+      uses.push_back({&files.back(), scale});
     }
-    a.fusion = set.fusion;
   }
-  return a;
-}
-
-// A bank at the level and with the domain that the options name
-static LoadedBank open_bank(CausalLm& model, const Gguf& file, float scale, const std::string& base, const ModelOptions& o) {
-  const LoadedBank loaded = load_bank(model, file, scale, base, o.any_base);
-  const std::vector<std::string>& names = loaded.bank->names;
-  loaded.bank->level = o.route == "word" ? Bank::Level::word : Bank::Level::sentence;
-  if (!o.domain.empty()) {
-    loaded.bank->fixed = std::find(names.begin(), names.end(), o.domain) - names.begin();
-    std::string known;
-    for (const std::string& name : names) known.append(" ").append(name);
-    require(loaded.bank->fixed < int64_t(names.size()), file.path(), ": there is no domain '", o.domain, "'; there are:", known);
-  }
-  return loaded;
-}
+};
 
 std::string describe(const Fusion& fusion) {
   char text[48];
@@ -94,45 +64,15 @@ LoadedModel open_model(const ModelOptions& o, bool fused) {
   LoadedModel m;
   m.gguf = Gguf::open(o.model, o.no_mmap ? Gguf::Access::read : Gguf::Access::map);
   if (o.check_tensors) m.gguf.check_tensors();
-  m.model = load_model(m.gguf);
-  const std::string base = o.adapters.empty() ? "" : fingerprint(m.gguf);
-  std::optional<Fusion> fusion;
-  std::vector<std::shared_ptr<Adapter>> last;
-  std::shared_ptr<const Kvt> kvt;
-  std::shared_ptr<const Bank> bank;
-  for (const std::string& adapter : o.adapters) {
-    for (const auto& each : last) each->of_base = true;
-    last.clear();
-    const auto [path, scale] = split_scale(adapter);
-    const Gguf file = Gguf::open(path);
-    if (file.string("adapter.type", "") == "kvt") {
-      const KvtSet set = load_kvt(*m.model, file, scale, base, o.any_base);
-      require(!kvt || !set.kvt->config().per_token(), path, ": the second adapter whose cores depend on the input; one at a time");
-      if (set.kvt->config().per_token()) kvt = set.kvt;
-      for (const auto& layer : set.layers) last.push_back(layer.attached);
-      fusion = set.fusion;
-    } else if (file.string("adapter.type", "") == "kvt-bank") {
-      require(!bank, path, ": the second bank; one at a time");
-      const LoadedBank loaded = open_bank(*m.model, file, scale, base, o);
-      bank = loaded.bank;
-      last.assign(loaded.adapters.begin(), loaded.adapters.end());
-      fusion.reset();
-    } else {
-      Attached a = attach(*m.model, file, scale, base, o.any_base);
-      last = std::move(a.adapters);
-      fusion = a.fusion;
-    }
-  }
-  if (!fused)
-    for (const auto& each : last) each->of_base = true;
-  require(o.domain.empty() || bank, "--domain '", o.domain, "': no --adapter is a bank");
-  require(!kvt || !bank, "an adapter whose cores depend on the input and a bank: one of them at a time");
-  if (bank) m.model = std::make_unique<BankLm>(std::move(m.model), bank);
-  if (kvt) m.model = std::make_unique<KvtLm>(std::move(m.model), kvt);
+  const AdapterFiles adapters(o.adapters);
+  AdaptedLm adapted = with_adapters(load_model(m.gguf), adapters.uses, o.adapters.empty() ? "" : fingerprint(m.gguf),
+                                    {.any_base = o.any_base, .as_base = !fused, .by_word = o.route == "word", .domain = o.domain});
+  m.model = std::move(adapted.model);
+  std::optional<Fusion> fusion = adapted.fusion;
   require(!o.fusion || !o.adapters.empty(), "fusion is of an adapter with its base: name an --adapter");
   if (o.fusion) fusion = o.fusion;
   m.fusion = fusion;
-  if (fused && fusion && !o.no_fusion && fusion->weight() != 1) m.model = std::make_unique<Fused>(std::move(m.model), *fusion);
+  if (fused && fusion && !o.no_fusion && fusion->weight() != 1) m.model = std::make_shared<Fused>(std::move(m.model), *fusion);
   m.tokenizer = Tokenizer::from(m.gguf);
   require(m.tokenizer->vocab().size() == m.model->config().vocabulary, o.model, ": the tokenizer has ", m.tokenizer->vocab().size(),
           " tokens, the model ", m.model->config().vocabulary);
@@ -140,16 +80,7 @@ LoadedModel open_model(const ModelOptions& o, bool fused) {
 }
 
 std::optional<Fusion> load_adapters(Model& model, const Gguf& base, const std::vector<std::string>& adapters, bool any_base, bool as_base) {
-  const std::string id = adapters.empty() ? "" : fingerprint(base);
-  Attached last;
-  for (const std::string& adapter : adapters) {
-    for (const auto& each : last.adapters) each->of_base = true;
-    const auto [path, scale] = split_scale(adapter);
-    last = attach(model, Gguf::open(path), scale, id, any_base);
-  }
-  if (as_base)
-    for (const auto& each : last.adapters) each->of_base = true;
-  return last.fusion;
+  return attach_adapters(model, AdapterFiles(adapters).uses, adapters.empty() ? "" : fingerprint(base), {.any_base = any_base, .as_base = as_base});
 }
 
 std::pair<std::string, float> split_scale(const std::string& adapter) {

@@ -32,7 +32,7 @@ void add_fusion_options(CLI::App& command, ModelOptions& options);
 
 struct LoadedModel {
   Gguf gguf;
-  std::unique_ptr<CausalLm> model;
+  std::shared_ptr<CausalLm> model;
   std::unique_ptr<Tokenizer> tokenizer;
   std::optional<Fusion> fusion;           // as the last adapter's file or the options say, whether it was asked for or not
 };

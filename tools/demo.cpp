@@ -14,10 +14,10 @@
 #include "engine/generate.h"
 #include "engine/load.h"
 #include "engine/rounds.h"
+#include "engine/shift_report.h"
 #include "tools/commands.h"
 #include "tools/common.h"
 #include "tools/demo_text.h"
-#include "tools/shift_report.h"
 
 namespace kvt {
 

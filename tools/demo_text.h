@@ -1,9 +1,10 @@
-// What kvt demo measures and shows: held-out paragraphs with marked key words, and text in columns.
+// What kvt demo measures and shows: held-out paragraphs with marked key words.
 #pragma once
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "engine/columns.h"
 #include "engine/tokenizer.h"
 #include "models/causal_lm.h"
 
@@ -34,9 +35,5 @@ std::string sentence_before(const Paragraph& paragraph, size_t key, size_t width
 
 // One line, cut behind the last full sentence; "…" at the end where there is none.
 std::string whole_sentences(const std::string& text);
-
-size_t columns(const std::string& text);                                    // on the screen: one for each UTF-8 character
-std::string padded(const std::string& text, size_t width);
-std::vector<std::string> wrapped(const std::string& text, size_t width);    // lines of at most `width` columns, broken at spaces
 
 }  // namespace kvt

@@ -1,10 +1,4 @@
 // kvt extract: what a domain would change in a model's predictions, as knowledge directions, concepts and a report for people.
-//
-// The file it writes:
-//   general.type "knowledge"      general.architecture = the base's       kvt.base.fingerprint
-//   kvt.shift.tuned               string: fingerprint of the tuned model, or "text"
-//   kvt.shift.positions  u64      kvt.shift.divergence  f64       kvt.concepts.sizes  i64[]
-//   kvt.shift.before, .after [V]  mean probabilities              kvt.direction [C]  mean u        kvt.concepts [k, C]  unit directions
 #include <unistd.h>
 
 #include <cstdio>
@@ -12,9 +6,10 @@
 #include "engine/adapter.h"
 #include "engine/atomic_file.h"
 #include "engine/fingerprint.h"
+#include "engine/knowledge_file.h"
+#include "engine/shift_report.h"
 #include "tools/commands.h"
 #include "tools/common.h"
-#include "tools/shift_report.h"
 #include "tools/training_data.h"
 #include "tools/training_report.h"
 
@@ -48,27 +43,6 @@ LoadedModel open_tuned(const Options& o, const Gguf& base) {
   return m;
 }
 
-Gguf knowledge_file(const Options& o, const LoadedModel& m, const Gguf* tuned, const Shift& shift, const Concepts& concepts) {
-  Gguf file;
-  file.set("general.type", std::string("knowledge"));
-  file.set("general.architecture", m.model->config().architecture);
-  file.set("kvt.base.fingerprint", fingerprint(m.gguf));
-  file.set("kvt.shift.tuned", !tuned ? "text" : fingerprint(Gguf::open(split_scale(o.tuned).first)));
-  file.set("kvt.shift.positions", uint64_t(shift.positions));
-  file.set("kvt.shift.divergence", shift.divergence);
-  file.set("kvt.concepts.sizes", std::vector<int64_t>(concepts.clusters.sizes));
-  const auto floats = [](const std::vector<double>& x) {
-    Tensor t({int64_t(x.size())});
-    for (size_t i = 0; i < x.size(); ++i) t.data()[i] = float(x[i]);
-    return t;
-  };
-  file.add("kvt.shift.before", floats(shift.before));
-  file.add("kvt.shift.after", floats(shift.after));
-  file.add("kvt.direction", mean(shift.directions, 0));
-  file.add("kvt.concepts", concepts.clusters.centres);
-  return file;
-}
-
 void write_text(const std::string& path, const std::string& text) {
   AtomicFile file(path);
   file.write(text.data(), text.size());
@@ -91,7 +65,7 @@ void run(const Options& o) {
   if (terminal) std::fprintf(stderr, "\r\x1b[K");
   if (interrupted()) throw Interrupted();
   const Concepts concepts = find_concepts(shift, o.concepts, o.seed);
-  knowledge_file(o, m, tuned ? &tuned->gguf : nullptr, shift, concepts).write(o.out);
+  knowledge_file(m.model->architecture(), fingerprint(m.gguf), tuned ? fingerprint(Gguf::open(split_scale(o.tuned).first)) : "text", shift, concepts).write(o.out);
 
   ShiftReport words = shift_report(shift, concepts, text, *m.tokenizer, o.words);
   words.base = o.model.model;
@@ -99,10 +73,10 @@ void run(const Options& o) {
   words.text = o.data;
   if (!o.report.empty()) {
     write_text(o.report + ".txt", words.plain(size_t(o.width)));
-    write_text(o.report + ".json", words.json().dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+    write_text(o.report + ".json", words.json().dump(1) + "\n");
     write_text(o.report + ".html", words.html());
   }
-  if (o.json) std::printf("%s\n", words.json().dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+  if (o.json) std::printf("%s\n", words.json().dump().c_str());
   else std::printf("%s", words.plain(size_t(o.width)).c_str());
   report.line("wrote " + o.out + (o.report.empty() ? "" : ", " + o.report + ".txt, .json and .html") + "; peak memory " + megabytes(peak_memory()));
 }

@@ -3,12 +3,12 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "engine/text_data.h"
 #include "tools/common.h"
 
 namespace kvt {
 
 static void read_pairs(const std::string& path, const Tokenizer& tokenizer, Examples& data) {
-  const Vocab& vocab = tokenizer.vocab();
   std::istringstream lines(read_text(path));
   std::string line;
   for (int64_t number = 1; std::getline(lines, line); ++number) {
@@ -22,18 +22,16 @@ static void read_pairs(const std::string& path, const Tokenizer& tokenizer, Exam
       require(found->is_string(), path, ":", number, ": \"", key, "\" is ", found->type_name(), ", expected a string");
       return found->get<std::string>();
     };
-    Ids prompt = tokenizer.encode(text("prompt"), {.add_special = false, .parse_special = true});
-    if (vocab.add_bos && vocab.bos >= 0) prompt.insert(prompt.begin(), vocab.bos);
-    const Ids completion = tokenizer.encode(text("completion"), {.add_special = false, .parse_special = true});
+    const std::string completion = text("completion");
     require(!completion.empty(), path, ":", number, ": the completion is empty");
-    data.add_pair(prompt, completion, vocab.eos);
+    add_pair(data, tokenizer, text("prompt"), completion);
   }
 }
 
 Examples read_examples(const std::string& path, const Tokenizer& tokenizer, int64_t length) {
   Examples data(length);
   if (path.ends_with(".jsonl") || path.ends_with(".json")) read_pairs(path, tokenizer, data);
-  else data.add_text(tokenizer.encode(read_text(path), {.add_special = false, .parse_special = false}));
+  else add_text(data, tokenizer, read_text(path));
   require(data.learned() > 0, path, ": there is nothing to learn: ", data.size(), " examples, ", data.dropped(), " prompts too long for ", length, " tokens");
   return data;
 }

@@ -1,18 +1,16 @@
-#include "tools/shift_report.h"
+#include "engine/shift_report.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
-#include <cstdio>
 #include <numeric>
 
+#include "engine/columns.h"
 #include "engine/unicode.h"
-#include "tools/demo_text.h"
 
 namespace kvt {
 
 namespace {
-
-using nlohmann::json;
 
 constexpr int64_t context_tokens = 14;
 
@@ -74,23 +72,28 @@ class Maker {
   std::vector<int32_t> known_;
 };
 
-std::string number(const char* format, double x) {
-  char text[40];
-  std::snprintf(text, sizeof text, format, x);
-  return text;
+// With so many digits behind the point, which it is whatever locale the host has chosen
+std::string number(double x, int digits, bool sign = false) {
+  char text[400];
+  const std::string plain(text, std::to_chars(text, text + sizeof text, x, std::chars_format::fixed, digits).ptr);
+  return sign && x >= 0 ? "+" + plain : plain;
 }
 // Mean probabilities are small: in ten-thousandths.
-std::string per_myriad(double p) { return number("%.2f", 1e4 * p); }
-std::string log_change(double x) { return std::isfinite(x) ? number("%+.2f", x) : x > 0 ? "+∞" : "−∞"; }
+std::string per_myriad(double p) { return number(1e4 * p, 2); }
+std::string log_change(double x) { return std::isfinite(x) ? number(x, 2, true) : x > 0 ? "+∞" : "−∞"; }
 
-json to_json(const ShiftReport::Word& w) {
-  json o = {{"token", w.token}, {"word", w.text}, {"before", w.before}, {"after", w.after}, {"change", w.change}, {"context", w.context}};
-  o["log_change"] = std::isfinite(w.log_change) ? json(w.log_change) : json(nullptr);
-  return o;
+// With U+FFFD for bytes that are no character: a token may be part of one.
+std::string characters(const std::string& text) {
+  std::string out;
+  for (const unicode::Char c : unicode::decode(text)) unicode::append(out, c.code() < unicode::invalid_byte ? c.code() : unicode::replacement);
+  return out;
 }
-json to_json(const std::vector<ShiftReport::Word>& words) {
-  json list = json::array();
-  for (const auto& w : words) list.push_back(to_json(w));
+
+Json to_json(const std::vector<ShiftReport::Word>& words) {
+  Json::Array list;
+  for (const auto& w : words)
+    list.push_back(Json::Object{{"token", int64_t(w.token)}, {"word", characters(w.text)}, {"before", w.before}, {"after", w.after}, {"change", w.change},
+                                {"context", characters(w.context)}, {"log_change", std::isfinite(w.log_change) ? Json(w.log_change) : Json()}});
   return list;
 }
 
@@ -127,8 +130,8 @@ std::string html_table(const std::vector<ShiftReport::Word>& words) {
   for (const auto& w : words) most = std::max(most, std::fabs(w.change));
   std::string t = "<table><tr><th>word<th>before<th>after<th>change<th><th>δ<th>where it changes most\n";
   for (const auto& w : words)
-    t += "<tr><td class=w>" + escaped(w.text) + "<td>" + per_myriad(w.before) + "<td>" + per_myriad(w.after) + "<td>" + number("%+.2f", 1e4 * w.change) +
-         "<td><i class=" + (w.change > 0 ? "up" : "down") + " style='width:" + number("%.1f", 8 * std::fabs(w.change) / std::max(most, 1e-30)) + "em'></i><td>" +
+    t += "<tr><td class=w>" + escaped(w.text) + "<td>" + per_myriad(w.before) + "<td>" + per_myriad(w.after) + "<td>" + number(1e4 * w.change, 2, true) +
+         "<td><i class=" + (w.change > 0 ? "up" : "down") + " style='width:" + number(8 * std::fabs(w.change) / std::max(most, 1e-30), 1) + "em'></i><td>" +
          log_change(w.log_change) + "<td class=c>" + escaped(w.context) + "<b> " + escaped(w.text) + "</b>\n";
   return t + "</table>\n";
 }
@@ -152,8 +155,8 @@ ShiftReport shift_report(const Shift& shift, const Concepts& concepts, const Exa
 
 std::string ShiftReport::plain(size_t width) const {
   std::string out = (tuned.empty() ? text + " beside " + base + ", its own next tokens as targets\n" : tuned + " beside " + base + " on " + text + "\n") +
-                    std::to_string(positions) + " positions; " + (tuned.empty() ? "cross-entropy " : "divergence KL(tuned ‖ base) ") + number("%.4f", divergence) +
-                    " nats a token; the likeliest token is the same at " + number("%.1f", 100 * same_choice) + " %\n";
+                    std::to_string(positions) + " positions; " + (tuned.empty() ? "cross-entropy " : "divergence KL(tuned ‖ base) ") + number(divergence, 4) +
+                    " nats a token; the likeliest token is the same at " + number(100 * same_choice, 1) + " %\n";
   const auto table = [&](const char* title, const std::vector<Word>& words) {
     out += std::string("\n") + title + "  (probability × 10 000: before → after; δ where it changes most)\n";
     for (const Word& w : words) {
@@ -175,13 +178,13 @@ std::string ShiftReport::plain(size_t width) const {
   return out;
 }
 
-json ShiftReport::json() const {
-  nlohmann::json o = {{"base", base}, {"text", text}, {"positions", positions}, {"divergence", divergence}, {"same_choice", same_choice},
-                      {"risen", to_json(risen)}, {"distinctive", to_json(distinctive)}, {"fallen", to_json(fallen)}, {"concepts", nlohmann::json::array()}};
-  o["tuned"] = tuned.empty() ? nlohmann::json(nullptr) : nlohmann::json(tuned);
+Json ShiftReport::json() const {
+  Json::Array concepts;
   for (const Topic& t : topics)
-    o["concepts"].push_back({{"positions", t.positions}, {"context", t.context}, {"risen", to_json(t.risen)}, {"fallen", to_json(t.fallen)}});
-  return o;
+    concepts.push_back(Json::Object{{"positions", t.positions}, {"context", characters(t.context)}, {"risen", to_json(t.risen)}, {"fallen", to_json(t.fallen)}});
+  return Json::Object{{"base", base}, {"tuned", tuned.empty() ? Json() : Json(tuned)}, {"text", text}, {"positions", positions}, {"divergence", divergence},
+                      {"same_choice", same_choice}, {"risen", to_json(risen)}, {"distinctive", to_json(distinctive)}, {"fallen", to_json(fallen)},
+                      {"concepts", std::move(concepts)}};
 }
 
 std::string ShiftReport::html() const {
@@ -193,7 +196,7 @@ std::string ShiftReport::html() const {
                   "section{margin:.8em 0;padding:.6em 1em;border:1px solid #8884;border-radius:6px}.up{color:#2a9d5c}.down{color:#d0563f}</style>\n";
   h += "<h1>Domain report</h1><p>" + (tuned.empty() ? "The text <b>" + escaped(text) + "</b> beside <b>" + escaped(base) + "</b>, its own next tokens as targets: cross-entropy "
                                                     : "<b>" + escaped(tuned) + "</b> beside <b>" + escaped(base) + "</b> on <b>" + escaped(text) + "</b>: divergence ") +
-       number("%.4f", divergence) + " nats a token over " + std::to_string(positions) + " positions; the likeliest token is the same at " + number("%.1f", 100 * same_choice) +
+       number(divergence, 4) + " nats a token over " + std::to_string(positions) + " positions; the likeliest token is the same at " + number(100 * same_choice, 1) +
        " %.</p><p>Probabilities are means over all positions, times 10 000; δ is the change of the logarithm where the word changes most.</p>\n";
   h += "<h2>Words that rise</h2>\n" + html_table(risen) + "<h2>Risen words that were rare</h2>\n" + html_table(distinctive) + "<h2>Words that fall</h2>\n" + html_table(fallen);
   h += "<h2>Concepts</h2><p>Clusters of the knowledge directions u.</p>\n";

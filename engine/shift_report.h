@@ -1,7 +1,6 @@
 // The domain report: which words a tuned model, or a text, makes likelier and less likely, by how much, and where. As text, JSON and HTML.
 #pragma once
-#include <nlohmann/json.hpp>
-
+#include "engine/json.h"
 #include "engine/shift.h"
 #include "engine/tokenizer.h"
 
@@ -29,7 +28,7 @@ struct ShiftReport {
   std::vector<Topic> topics;
 
   std::string plain(size_t width) const;
-  nlohmann::json json() const;
+  Json json() const;
   std::string html() const;                // one file, nothing fetched
 };
 
