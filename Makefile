@@ -14,6 +14,8 @@ arm_bench_packages := qemu-user llvm-19 gcc
 clang_packages  := clang libclang-rt-14-dev
 format_packages := clang-format
 model_packages  := python3-pip
+install_packages := cmake g++-aarch64-linux-gnu
+python_packages := python3-pip python3-venv
 
 # $(call need,packages): installs those that are missing, as root or through sudo; else prints the one command to type.
 need = @missing=""; for p in $(1); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
@@ -29,7 +31,7 @@ need = @missing=""; for p in $(1); do dpkg-query -W -f '$${Status}' $$p 2>/dev/n
 # $(call configure,folder,meson arguments)
 configure = @[ -f $(1)/build.ninja ] || $(CC_ENV) meson setup $(1) $(2) $(MESON_ARGS) >$(1).log 2>&1 || { tail -n 20 $(1).log; exit 1; }; rm -f $(1).log
 
-.PHONY: help build run run-tiny model demo-model tour train-vit train-translation test bench bench-peers bench-attention bench-encoders asan tsan arm arm-bench clang format clean
+.PHONY: help build run run-tiny model demo-model tour train-vit train-translation test bench bench-peers bench-attention bench-encoders asan tsan arm arm-bench clang format clean install size python test-python test-install test-cycles test-long
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -80,6 +82,46 @@ tour_files := tensor/tensor.h tensor/tape.h ops/kernels.h ops/softmax.cpp ops/at
 ## make test         all tests on this machine
 test: build
 	@tests/run.sh $(BUILD)
+
+## make install      into PREFIX (/usr/local): kvt, libkvt.so, libkvt.a, kvt.h, kvt.pc, the CMake package
+PREFIX ?= /usr/local
+install: build
+	@meson configure $(BUILD) -Dprefix=$(abspath $(PREFIX)) -Dlibdir=lib
+	@meson install -C $(BUILD)
+
+## make size         stripped sizes of the library for 64-bit ARM, by parts and by build options; fails above 1 MB
+size:
+	$(call need,$(core_packages) $(arm_packages))
+	@mkdir -p build-arm/include && ln -sfn /usr/include/xsimd build-arm/include/xsimd
+	@tools/size.py
+
+## make python       the Python package as a wheel, in .cache/python
+python:
+	$(call need,$(core_packages) $(python_packages))
+	@mkdir -p .cache/python
+	@[ -x .cache/python/build/bin/pip ] || python3 -m venv .cache/python/build
+	@.cache/python/build/bin/pip wheel -q --no-deps -w .cache/python tools/python
+	@ls .cache/python/*.whl
+
+## make test-python  the package's tests, in a fresh virtual environment
+test-python: python
+	@rm -rf .cache/python/venv && python3 -m venv .cache/python/venv
+	@.cache/python/venv/bin/pip install -q .cache/python/*.whl pytest
+	@KVT_ROOT=$(CURDIR) .cache/python/venv/bin/python -m pytest -q -p no:cacheprovider tools/python/tests
+
+## make test-install the library installed, by pkg-config, CMake, statically, as a subproject; the cross file for Android
+test-install:
+	$(call need,$(core_packages) $(install_packages))
+	@tests/install.py build-install
+
+## make test-cycles  10,000 times load, generate, free: resident memory
+test-cycles: build
+	@mkdir -p .cache
+	@$(BUILD)/kvt adapt -m tools/demo/tiny.gguf --method lora --data tools/demo/tiny.txt --steps 1 --length 32 -o .cache/cycles-adapter.gguf >/dev/null
+	@$(BUILD)/cycles tools/demo/tiny.gguf .cache/cycles-adapter.gguf
+
+## make test-long    the tests that take minutes
+test-long: test-cycles test-install test-python
 
 # Little optimisation, and line numbers alone of the debugging information: the compiler takes half the time. A null pointer stops the address sanitizer, too.
 sanitizer_options := -Db_lundef=false -Dbuildtype=plain -Doptimization=1

@@ -80,7 +80,7 @@ void change(kvt_session& s, std::vector<Use> uses, kvt_cache cache) {
     s.scores = {};
   } else {
     std::unique_ptr<Session> fresh;
-    if (!s.engine->fits(*lm)) fresh = std::make_unique<Session>(*lm, s.options);
+    if (!s.engine->fits(*lm)) fresh = std::make_unique<Session>(*lm, s.options), fresh->share_scores(*s.engine);
     s.scores = {};
     s.engine->truncate(0);
     if (fresh) std::swap(s.engine, fresh);

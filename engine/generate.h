@@ -30,6 +30,8 @@ class Session {
   // computed. Throws (Trouble::unsupported) unless its cache has the form of the one there is.
   void use(const CausalLm& model);
   bool fits(const CausalLm& model) const;
+  // Puts scores where `other`, a session on the same base, has its own: who looks at those looks at these.
+  void share_scores(const Session& other) { logits_ = other.logits_; }
   // Told, amid evaluate(), how many of the tokens it was given are read.
   void on_progress(std::function<void(int64_t done, int64_t total)> progress) { progress_ = std::move(progress); }
 

@@ -11,7 +11,8 @@
  *             they were before the call, unless the call says otherwise, and results that were asked for are not written.
  * The host    No exception leaves the library, and it never aborts, exits, prints, sets a locale or installs a signal handler. It keeps
  *             no state that two users in one process could see of each other. It reads the environment variables KVT_KERNELS and
- *             KVT_ACTIVATIONS once.
+ *             KVT_ACTIVATIONS once. On processors with AMX it asks Linux for the use of its tiles. A build with OpenBLAS (kvt_features)
+ *             sets that library to one thread for the whole process: a host that uses OpenBLAS itself takes a build without.
  * Threads     A kvt_model, kvt_adapter, kvt_classifier and kvt_knowledge does not change: any number of threads may use one at the same
  *             time. A kvt_session and a kvt_sampler belong to one thread at a time; a second call on a session that is at work, also
  *             from within its own callbacks, is refused as KVT_BUSY. Callbacks come on the thread that made the call.
@@ -252,7 +253,7 @@ KVT_API const char *kvt_session_message(const kvt_session *session);
 KVT_API kvt_status kvt_session_set_progress(kvt_session *session, kvt_progress_fn progress, void *user);
 
 /* Reads `count` ids (at least one) behind what is there. *logits, unless NULL, becomes the V scores of the next token: the session's own
- * array, valid until the next call on it. KVT_CONTEXT_FULL when they do not fit: none is read then. After KVT_CANCELLED or a failure amid
+ * array, the same as long as it lives, whose numbers change with the next call on it. KVT_CONTEXT_FULL when they do not fit: none is read then. After KVT_CANCELLED or a failure amid
  * the work the session holds the first so many of them: kvt_session_tokens tells. */
 KVT_API kvt_status kvt_evaluate(kvt_session *session, const int32_t *ids, size_t count, const float **logits);
 /* The scores of the last kvt_evaluate (or kvt_generate) again; KVT_INVALID_ARGUMENT before the first. */

@@ -20,7 +20,7 @@ using namespace kvt;
 
 namespace {
 
-void ok(kvt_status status) { REQUIRE_MESSAGE(status == KVT_OK, kvt_message()); }
+void ok(kvt_status status) { REQUIRE_MESSAGE(status == KVT_OK, std::string(kvt_message())); }
 
 const std::string tiny = project_path("tools/demo/tiny.gguf");
 

@@ -28,8 +28,8 @@ class Memory:
 
 def memory_needed(file: File, *, map: bool = False, context: int = 0, batch: int = 0, cache_f32: bool = False) -> Memory:
     """What a model and one session on it will take. Reads the file's header alone."""
-    memory = struct("kvt_memory")
-    check(lib.kvt_memory_needed(source(file)[0], struct("kvt_model_options", access=int(map)),
+    where, memory = source(file), struct("kvt_memory")
+    check(lib.kvt_memory_needed(where[0], struct("kvt_model_options", access=int(map)),
                                 struct("kvt_session_options", context=context, batch=batch, cache_f32=int(cache_f32)), memory))
     return Memory(memory.weights, memory.tables, memory.cache, memory.work, memory.total)
 
