@@ -280,9 +280,9 @@ void eight_queries(float* o, int64_t ldo, const float* keep, const float* share,
 }
 
 void neon_values(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const float* v, int64_t ldv, int64_t rows, int64_t keys,
-                 int64_t D) {
-  if (rows < 5) return few_values<F32>(o, ldo, keep, share, p, lanes, v, ldv, rows, keys, D);
-  if (keys < 5) return attention_values<F32>(o, ldo, keep, share, p, lanes, v, ldv, rows, keys, D);
+                 int64_t D, const void* ahead) {
+  if (rows < 5) return few_values<F32>(o, ldo, keep, share, p, lanes, v, ldv, rows, keys, D, ahead);
+  if (keys < 5) return attention_values<F32>(o, ldo, keep, share, p, lanes, v, ldv, rows, keys, D, ahead);
   const int64_t whole = D / 8 * 8;
   if (rows == 8 && whole > 0) eight_queries(o, ldo, keep, share, p, v, ldv, keys, whole / 8);
   if (rows < 8) {                                           // what lies behind the last row is not ours
@@ -296,7 +296,7 @@ void neon_values(float* o, int64_t ldo, const float* keep, const float* share, c
       for (int64_t r = 0; r < rows; ++r) std::copy_n(some + r * 8, 8, o + r * ldo + d);
     }
   }
-  if (whole < D) attention_values<F32>(o + whole, ldo, keep, share, p, lanes, v + whole, ldv, rows, keys, D - whole);
+  if (whole < D) attention_values<F32>(o + whole, ldo, keep, share, p, lanes, v + whole, ldv, rows, keys, D - whole, nullptr);
 }
 
 }  // namespace

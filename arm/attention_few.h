@@ -12,12 +12,13 @@ namespace {
 
 // Four keys and four queries, so that no sum waits for the one before. Their products lie along D, and are summed across in the end.
 template <class Format>
-void dots_of_four(float* s, const float* q, const typename Format::Number* k, int64_t ldk, int64_t keys, int64_t D) {
+void dots_of_four(float* s, float* top, const float* q, const typename Format::Number* k, int64_t ldk, int64_t keys, int64_t D, const void* ahead) {
+  float32x4_t largest = vld1q_f32(top);
   for (int64_t j = 0; j < keys; j += 4, s += 16) {
     const typename Format::Number* row[4];
     for (int64_t i = 0; i < 4; ++i) {
       row[i] = k + std::min(j + i, keys - 1) * ldk;
-      ask_ahead(row[i], ldk, D);
+      ask<typename Format::Number>(ahead, std::min(j + i, keys - 1), D);
     }
     float32x4_t sums[4][4];
 #pragma GCC unroll 4
@@ -41,15 +42,17 @@ void dots_of_four(float* s, const float* q, const typename Format::Number* k, in
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
       const float32x4_t sum = vpaddq_f32(vpaddq_f32(sums[i][0], sums[i][1]), vpaddq_f32(sums[i][2], sums[i][3]));
+      largest = vmaxq_f32(largest, sum);                    // the last key again, where there are no more, is no news
       if (j + i < keys) vst1q_f32(s + 4 * i, sum);
     }
   }
+  vst1q_f32(top, largest);
 }
 
 // C vectors of D: weights of a key in one vector, by lane
 template <class Format, int C>
 inline void values_of_four(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const typename Format::Number* v, int64_t ldv,
-                           int64_t rows, int64_t keys) {
+                           int64_t rows, int64_t keys, int64_t D, const void* ahead) {
   float32x4_t sums[4][C];
 #pragma GCC unroll 4
   for (auto& of_query : sums)
@@ -57,7 +60,7 @@ inline void values_of_four(float* o, int64_t ldo, const float* keep, const float
     for (float32x4_t& x : of_query) x = vdupq_n_f32(0);
   for (int64_t j = 0; j < keys; ++j, p += lanes, v += ldv) {
     const float32x4_t w = vld1q_f32(p);
-    __builtin_prefetch(v + rows_ahead * ldv, 0, 3);
+    ask<typename Format::Number>(ahead, j, D);
 #pragma GCC unroll 4
     for (int c = 0; c < C; ++c) {
       const float32x4_t x = Format::widen(v + c * 4);
@@ -80,12 +83,12 @@ inline void values_of_four(float* o, int64_t ldo, const float* keep, const float
 
 template <class Format>
 void few_values(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const typename Format::Number* v, int64_t ldv,
-                int64_t rows, int64_t keys, int64_t D) {
-  if (rows > 4) return attention_values<Format>(o, ldo, keep, share, p, lanes, v, ldv, rows, keys, D);
+                int64_t rows, int64_t keys, int64_t D, const void* ahead) {
+  if (rows > 4) return attention_values<Format>(o, ldo, keep, share, p, lanes, v, ldv, rows, keys, D, ahead);
   int64_t d = 0;
-  for (; d + 16 <= D; d += 16) values_of_four<Format, 4>(o + d, ldo, keep, share, p, lanes, v + d, ldv, rows, keys);
-  for (; d + 4 <= D; d += 4) values_of_four<Format, 1>(o + d, ldo, keep, share, p, lanes, v + d, ldv, rows, keys);
-  if (d < D) attention_values<Format>(o + d, ldo, keep, share, p, lanes, v + d, ldv, rows, keys, D - d);
+  for (; d + 16 <= D; d += 16) values_of_four<Format, 4>(o + d, ldo, keep, share, p, lanes, v + d, ldv, rows, keys, D, d ? nullptr : ahead);
+  for (; d + 4 <= D; d += 4) values_of_four<Format, 1>(o + d, ldo, keep, share, p, lanes, v + d, ldv, rows, keys, D, d ? nullptr : ahead);
+  if (d < D) attention_values<Format>(o + d, ldo, keep, share, p, lanes, v + d, ldv, rows, keys, D - d, d ? nullptr : ahead);
 }
 
 }  // namespace

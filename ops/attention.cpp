@@ -2,12 +2,10 @@
 //
 // Forward: a panel of queries of one head meets its keys block by block, and carries the softmax along to base 2,
 //   s = (scale log₂e) Q K_jᵀ,   (p, m, l, fix) ← online softmax of s,   O ← fix O + p V_j,   the last time divided by l
-// A job is a range of queries for all G = H/Hkv heads that share one head of keys, so a block of keys comes into the cache once for
-// all their panels. Few queries (decoding) have too little to do for that: their keys are split among jobs, and dot products serve.
-//
-// Backward, with L = log Σ e^s of each row kept from forward, where a row is a pair (t, g): row t G + g:
-//   P = e^(s − L),   delta = rowsum(dO ⊙ O),   dS = P ⊙ (dO Vᵀ − delta)
-//   dV = Pᵀ dO,      dQ = scale dS K,          dK = scale dSᵀ Q
+// A job is a range of queries for all G = H/Hkv heads that share one head of keys, so a block of keys comes into the cache once, and its rows together, for
+// all their panels. Few queries (decoding) have too little to do for that: ops/attention_few.cpp. Backward: ops/attention_backward.cpp.
+#include "ops/attention.h"
+
 #include <cmath>
 #include <limits>
 
@@ -17,34 +15,11 @@
 
 namespace kvt {
 
+using namespace attn;
+
 namespace {
 
-using kernel::Mat;
-
-constexpr int64_t query_rows = 128, key_block = 96;     // of a block, backward
-constexpr int64_t few_rows = 16;                        // up to here a panel has too many empty lanes
-constexpr int64_t key_split = 256, few_keys = 64, turn = 16;      // few rows: so many keys a job, a step of the softmax, a product
-constexpr float infinity = std::numeric_limits<float>::infinity(), log2_e = 1.44269504f, ln_2 = 0.693147181f;
-
-int64_t pieces(int64_t n, int64_t of) { return (n + of - 1) / of; }
-
-struct Problem {
-  int64_t B, T, S, H, Hkv, D, G;
-  float scale;
-  bool causal;
-  std::vector<int32_t> lengths;
-  int64_t window;
-
-  // How many keys query t of batch row b sees: the first so many.
-  int64_t limit(int64_t b, int64_t t) const {
-    const int64_t keys = lengths.empty() ? S : lengths[size_t(b)];
-    return causal ? std::clamp<int64_t>(S - T + t + 1, 0, keys) : keys;
-  }
-  // The first key of query t that the window leaves.
-  int64_t first(int64_t t) const { return window > 0 ? std::max<int64_t>(0, S - T + t + 1 - window) : 0; }
-  int64_t query(int64_t b, int64_t t, int64_t hk) const { return ((b * T + t) * H + hk * G) * D; }       // G heads of D numbers begin here
-  int64_t key(int64_t b, int64_t j, int64_t hk) const { return ((b * S + j) * Hkv + hk) * D; }           // the next is Hkv D further
-};
+constexpr float infinity = std::numeric_limits<float>::infinity();
 
 Problem check(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o) {
   require(q.rank() == 4 && k.rank() == 4 && v.shape() == k.shape() && q.dim(0) == k.dim(0) && q.dim(3) == k.dim(3), "attention: q ", q.shape(), ", k ",
@@ -63,261 +38,170 @@ Problem check(const Tensor& q, const Tensor& k, const Tensor& v, const Attention
   return p;
 }
 
-// K or V: rows of D numbers, `stride` apart, F32 or F16
-struct Rows {
-  const Tensor& x;
-  int64_t stride;
-  const float* f32(int64_t at) const { return reinterpret_cast<const float*>(x.raw()) + at; }
-  const uint16_t* f16(int64_t at) const { return reinterpret_cast<const uint16_t*>(x.raw()) + at; }
-  bool half() const { return x.dtype() == DType::F16; }
+// Rows that will be read soon, asked for a few lines at a time between other work: rows of one head lie too far apart for the processor to guess, and it keeps
+// track of no more than a dozen or so lines on their way.
+class Ahead {
+ public:
+  // `rows` rows of `bytes`, `stride` bytes apart, to be asked for in `turns` turns. Where the rest of the last rows stands is forgotten.
+  void expect(const void* from, int64_t rows, int64_t bytes, int64_t stride, int64_t turns) {
+    from_ = static_cast<const char*>(from), rows_ = rows, bytes_ = bytes, stride_ = stride, row_ = 0, each_ = pieces(rows, turns);
+  }
+  void ask() {
+    for (const int64_t end = std::min(rows_, row_ + each_); row_ < end; ++row_)
+      for (int64_t at = 0; at < bytes_; at += 64) __builtin_prefetch(from_ + row_ * stride_ + at, 0, 2);
+  }
+
+ private:
+  const char* from_ = nullptr;
+  int64_t rows_ = 0, bytes_ = 0, stride_ = 0, row_ = 0, each_ = 0;
 };
 
-// n rows as F32: where they lie, or unpacked to `buffer`
+// n rows as F32: where they lie, or one behind the other in `buffer`, which F16 takes. Rows of one head that are kilobytes apart share few sets of
+// the caches; a block of them that several panels read is closer by.
 struct Floats { const float* p; int64_t stride; };
-Floats floats(float* buffer, Rows x, int64_t at, int64_t n, int64_t D) {
-  if (!x.half()) return {x.f32(at), x.stride};
-  for (int64_t i = 0; i < n; ++i) kernel::unpack_f16(buffer + i * D, x.f16(at + i * x.stride), D);
+Floats floats(float* buffer, Rows x, int64_t at, int64_t n, int64_t D, bool together) {
+  if (!x.half() && !together) return {x.f32(at), x.stride};
+  for (int64_t i = 0; i < n; ++i) {
+    if (x.half()) kernel::unpack_f16(buffer + i * D, x.f16(at + i * x.stride), D);
+    else std::copy_n(x.f32(at + i * x.stride), D, buffer + i * D);
+  }
   return {buffer, D};
 }
 
-// Queries of one key/value head, gathered and scaled: rows (t, g) of D numbers.
-void gather(float* y, const Problem& p, const float* q, int64_t b, int64_t hk, int64_t t0, int64_t t1, float s) {
-  for (int64_t t = t0; t < t1; ++t)
-    for (int64_t i = 0; i < p.G * p.D; ++i) *y++ = s * q[p.query(b, t, hk) + i];
-}
-
-// Which keys some queries see of n keys from j on: query r is number t(r).
-template <class Query>
-void look(float* from, float* to, int64_t lanes, const Problem& p, int64_t b, int64_t j, int64_t n, Query t) {
-  for (int64_t r = 0; r < lanes; ++r) {
-    from[r] = float(std::clamp<int64_t>(p.first(t(r)) - j, 0, n));
-    to[r] = float(std::clamp<int64_t>(p.limit(b, t(r)) - j, 0, n));
-  }
-}
-
-// What attention_scores does for its scores, for those of attention_dots.
-void hide(float* s, float* top, int64_t keys, kernel::Seen seen) {
-  float t[4] = {top[0], top[1], top[2], top[3]};
-  for (int64_t r = 0; r < 4; ++r) {
-    for (int64_t j = 0; j < int64_t(seen.from[r]); ++j) s[4 * j + r] = -infinity;
-    for (int64_t j = int64_t(seen.to[r]); j < keys; ++j) s[4 * j + r] = -infinity;
-  }
-  for (int64_t j = 0; j < keys; ++j)
-    for (int64_t r = 0; r < 4; ++r) t[r] = std::max(t[r], s[4 * j + r]);
-  std::copy_n(t, 4, top);
-}
-
-// Queries [t0, t1) of one head: a panel. Four or fewer take dot products where a vector would be mostly empty.
+// Queries [t0, t1) of one head: a panel, with its outputs, largest scores and sums. Four or fewer take dot products where a vector would be mostly empty.
 struct Queries {
   int64_t h, t0, t1, lanes;
-  float *q, *m, *l;
+  float *q, *o, *m, *l;
+  int64_t count() const { return t1 - t0; }
 };
 
 // Queries [t0, t1) of the heads that share key/value head hk, over all the keys they see.
-void attend(float* y, float* lse, const Problem& p, const float* q, Rows k, Rows v, int64_t b, int64_t hk, int64_t t0, int64_t t1) {
-  thread_local Scratch scratch;
-  const kernel::Panel panel = kernel::attention_scores.best().traits;
-  const int64_t D = p.D, row = p.H * D, most = panel.most, cuts = pieces(t1 - t0, most), panels = p.G * cuts;
-  const int64_t begin = p.first(t0), end = p.limit(b, t1 - 1);
-  const int64_t block = pieces(pieces(end - begin, std::max<int64_t>(1, pieces(end - begin, tuning::key_block()))), panel.keys) * panel.keys;
-  float* const queries = scratch.floats(panels * most * (D + 2) + (block + 5) * most + 2 * block * D);
-  float *const s = queries + panels * most * (D + 2), *const top = s + block * most, *const fix = top + most, *const share = fix + most;
-  float *const from = share + most, *const to = from + most, *const k_floats = to + most, *const v_floats = k_floats + block * D;
+class Job {
+ public:
+  Job(float* y, const Problem& p, const float* q, Rows k, Rows v, int64_t b, int64_t hk, int64_t t0, int64_t t1)
+      : y_(y), p_(p), q_(q), k_(k), v_(v), b_(b), hk_(hk), t0_(t0), t1_(t1) {
+    const int64_t keys = end_ - begin_, most = panel_.most;
+    block_ = pieces(pieces(keys, std::max<int64_t>(1, pieces(keys, tuning::key_block()))), panel_.keys) * panel_.keys;
+    memory_ = scratch().floats(panels_ * most * (2 * D_ + 2) + (block_ + 5) * most + 2 * block_ * D_);
+    s_ = memory_ + panels_ * most * (2 * D_ + 2), top_ = s_ + block_ * most, fix_ = top_ + most, share_ = fix_ + most, from_ = share_ + most, to_ = from_ + most;
+    keys_ = to_ + most, values_ = keys_ + block_ * D_;
+  }
 
-  const auto take = [&](int64_t i) {
-    const int64_t u0 = t0 + i % cuts * most, u1 = std::min(u0 + most, t1);
-    float* const of = queries + i * most * (D + 2);
-    return Queries{hk * p.G + i / cuts, u0, u1, u1 - u0 <= 4 ? 4 : pieces(u1 - u0, panel.step) * panel.step, of, of + most * D, of + most * (D + 1)};
-  };
-  for (int64_t i = 0; i < panels; ++i) {
-    const Queries x = take(i);
-    const float* const from_q = q + p.query(b, x.t0, 0) + x.h * D;
-    if (x.lanes < panel.step) {
-      std::fill_n(x.q, 4 * D, 0.f);
-      for (int64_t r = 0; r < x.t1 - x.t0; ++r)
-        for (int64_t d = 0; d < D; ++d) x.q[r * D + d] = p.scale * log2_e * from_q[r * row + d];
+  void run() {
+    for (int64_t i = 0; i < panels_; ++i) start(panel(i));
+    const bool together = panels_ > 2 && end_ - begin_ > 64;          // fewer rows fit the L1 cache wherever they lie
+    for (int64_t j = begin_; j < end_; j += block_) {
+      const int64_t n = std::min(block_, end_ - j), at = p_.key(b_, j, hk_);
+      const Floats kj = floats(keys_, k_, at, n, D_, together), vj = floats(values_, v_, at, n, D_, together);
+      if (together) expect(j);
+      for (int64_t i = 0; i < panels_; ++i) meet(panel(i), j, n, kj, vj);
+    }
+  }
+
+  // log Σ e^s of the queries, rows (t, g), and zeros for those of panels without keys
+  void finish(float* lse) const {
+    for (int64_t i = 0; i < panels_; ++i) {
+      const Queries x = panel(i);
+      for (int64_t t = x.t0; t < x.t1; ++t) {
+        if (p_.first(x.t0) >= p_.limit(b_, x.t1 - 1)) std::fill_n(y_ + place(x.h, t), D_, 0.f);
+        if (lse) lse[((b_ * p_.Hkv + hk_) * p_.T + t) * p_.G + x.h - hk_ * p_.G] = ln_2 * (x.m[t - x.t0] + std::log2(x.l[t - x.t0]));
+      }
+    }
+  }
+
+ private:
+  static Scratch& scratch() {
+    thread_local Scratch one;
+    return one;
+  }
+  int64_t place(int64_t h, int64_t t) const { return p_.query(b_, t, 0) + h * D_; }         // of a query, and of its output
+
+  Queries panel(int64_t i) const {
+    const int64_t most = panel_.most, u0 = t0_ + i % cuts_ * most, u1 = std::min(u0 + most, t1_), lanes = u1 - u0 <= 4 ? 4 : pieces(u1 - u0, panel_.step) * panel_.step;
+    float *const q = memory_ + i * most * (2 * D_ + 2), *const o = q + most * D_, *const m = o + most * D_;
+    return {hk_ * p_.G + i / cuts_, u0, u1, lanes, q, o, m, m + most};
+  }
+  bool dots(const Queries& x) const { return x.lanes < panel_.step; }
+
+  void start(const Queries& x) const {
+    const float* const from = q_ + place(x.h, x.t0);
+    if (dots(x)) {
+      std::fill_n(x.q, 4 * D_, 0.f);
+      for (int64_t r = 0; r < x.count(); ++r)
+        for (int64_t d = 0; d < D_; ++d) x.q[r * D_ + d] = p_.scale * log2_e * from[r * row_ + d];
     } else {
-      kernel::attention_pack(x.q, x.lanes, from_q, row, x.t1 - x.t0, D, p.scale * log2_e);
+      kernel::attention_pack(x.q, x.lanes, from, row_, x.count(), D_, p_.scale * log2_e);
     }
     std::fill_n(x.m, x.lanes, -infinity);
     std::fill_n(x.l, x.lanes, 0.f);
   }
 
-  for (int64_t j = begin; j < end; j += block) {
-    const int64_t cols = std::min(block, end - j), at = p.key(b, j, hk);
-    const Floats kj = floats(k_floats, k, at, cols, D), vj = floats(v_floats, v, at, cols, D);
-    for (int64_t i = 0; i < panels; ++i) {
-      const Queries x = take(i);
-      const int64_t first = p.first(x.t0), last = p.limit(b, x.t1 - 1);                       // keys that some query of the panel sees
-      const int64_t j0 = std::max(j, first), n = std::min(j + cols, last) - j0;               // those of them in this block
-      if (n <= 0) continue;
-      const bool all = p.limit(b, x.t0) >= j0 + n && p.first(x.t1 - 1) <= j0, divide = j0 + n == last;
-      const kernel::Seen seen{from, to};
-      if (!all || x.lanes < panel.step) look(from, to, x.lanes, p, b, j0, n, [&](int64_t r) { return std::min(x.t0 + r, x.t1 - 1); });
-      std::copy_n(x.m, x.lanes, top);
-      const float* const keys = kj.p + (j0 - j) * kj.stride;
-      if (x.lanes < panel.step) kernel::attention_dots_f32(s, x.q, keys, kj.stride, n, D), hide(s, top, n, seen);
-      else kernel::attention_scores(s, top, x.q, x.lanes, keys, kj.stride, n, D, all ? nullptr : &seen);
-      kernel::attention_softmax(s, x.m, x.l, fix, top, x.lanes, n);
-      for (int64_t r = 0; divide && r < x.lanes; ++r) share[r] = x.l[r] > 0 ? 1 / x.l[r] : x.l[r] - x.l[r];      // 0, and NaN for NaN
-      kernel::attention_values_f32(y + p.query(b, x.t0, 0) + x.h * D, row, j0 == first ? nullptr : fix, divide ? share : nullptr, s, x.lanes,
-                                   vj.p + (j0 - j) * vj.stride, vj.stride, x.t1 - x.t0, n, D);
+  // While the block at j is worked on, the next keys and values are asked for, and queries and outputs of the next head.
+  void expect(int64_t j) {
+    const bool last = j + block_ >= end_;
+    const int64_t turns = panels_ * 3, rows = last ? block_ : std::min(block_, end_ - j - block_), at = last ? p_.key(b_, begin_, hk_ + 1) : p_.key(b_, j + block_, hk_);
+    const bool more = !last || hk_ + 1 < p_.Hkv;
+    next_k_.expect(k_.at(at), more ? rows : 0, D_ * k_.bytes(), k_.stride * k_.bytes(), turns);
+    next_v_.expect(v_.at(at), more ? rows : 0, D_ * v_.bytes(), v_.stride * v_.bytes(), turns);
+    if (j > begin_ || hk_ + 1 == p_.Hkv) return;
+    const int64_t blocks = pieces(end_ - begin_, block_), next = p_.query(b_, t0_, hk_ + 1), bytes = p_.G * D_ * int64_t(sizeof(float));
+    next_q_.expect(q_ + next, t1_ - t0_, bytes, row_ * int64_t(sizeof(float)), turns * blocks);
+    next_o_.expect(y_ + next, t1_ - t0_, bytes, row_ * int64_t(sizeof(float)), turns * blocks);
+  }
+  void ask() { next_k_.ask(), next_v_.ask(), next_q_.ask(), next_o_.ask(); }
+
+  // One panel, and those of the n keys from j on that it sees.
+  void meet(const Queries& x, int64_t j, int64_t n, Floats k, Floats v) {
+    const int64_t first = p_.first(x.t0), last = p_.limit(b_, x.t1 - 1), j0 = std::max(j, first), keys = std::min(j + n, last) - j0;      // that some query sees
+    if (keys <= 0) return;
+    const bool all = p_.limit(b_, x.t0) >= j0 + keys && p_.first(x.t1 - 1) <= j0, fresh = j0 == first, divide = j0 + keys == last;
+    if (!all) look(from_, to_, x.lanes, p_, b_, j0, keys, [&](int64_t r) { return std::min(x.t0 + r, x.t1 - 1); });
+    std::copy_n(x.m, x.lanes, top_);
+    const float *const kj = k.p + (j0 - j) * k.stride, *const vj = v.p + (j0 - j) * v.stride;
+    ask();
+    if (dots(x)) {
+      kernel::attention_dots_f32(s_, top_, x.q, kj, k.stride, keys, D_, nullptr);
+      if (!all) hide(s_, top_, x.m, keys, from_, to_);
+    } else {
+      const kernel::Seen seen{from_, to_};
+      kernel::attention_scores(s_, top_, x.q, x.lanes, kj, k.stride, keys, D_, all ? nullptr : &seen);
     }
+    ask();
+    kernel::attention_softmax(s_, x.m, x.l, fix_, top_, x.lanes, keys);
+    ask();
+    for (int64_t r = 0; divide && r < x.lanes; ++r) share_[r] = x.l[r] > 0 ? 1 / x.l[r] : x.l[r] - x.l[r];      // 0, and NaN for NaN
+    // Outputs stay together until they are divided.
+    float* const y = y_ + place(x.h, x.t0);
+    const bool once = fresh && divide;
+    kernel::attention_values_f32(once ? y : x.o, once ? row_ : D_, fresh ? nullptr : fix_, divide ? share_ : nullptr, s_, x.lanes, vj, v.stride, x.count(), keys, D_, nullptr);
+    for (int64_t r = 0; divide && !once && r < x.count(); ++r) std::copy_n(x.o + r * D_, D_, y + r * row_);
   }
 
-  for (int64_t i = 0; i < panels; ++i) {
-    const Queries x = take(i);
-    for (int64_t t = x.t0; t < x.t1; ++t) {
-      if (p.first(x.t0) >= p.limit(b, x.t1 - 1)) std::fill_n(y + p.query(b, t, 0) + x.h * D, D, 0.f);          // a panel without keys
-      if (lse) lse[((b * p.Hkv + hk) * p.T + t) * p.G + x.h - hk * p.G] = ln_2 * (x.m[t - x.t0] + std::log2(x.l[t - x.t0]));
-    }
-  }
-}
-
-// --- few queries ---
-
-// The online softmax of `rows` rows (t, g), a multiple of 4: o [rows, D] not yet divided by l
-struct State { float *o, *m, *l; };
-
-// All queries of batch row b over the keys [j0, j1): states [Hkv, rows] of the heads of keys. Memory is what they wait for, so the heads
-// take turns at so few keys that the cache lines are asked for in the order in which they lie.
-void attend_few(State state, const Problem& p, const float* q, Rows k, Rows v, int64_t b, int64_t rows, int64_t j0, int64_t j1) {
-  thread_local Scratch scratch;
-  const int64_t D = p.D;
-  float* const queries = scratch.floats(p.Hkv * rows * (D + few_keys + 1) + 12);
-  float *const s = queries + p.Hkv * rows * D, *const fix = s + p.Hkv * rows * few_keys, *const top = fix + p.Hkv * rows, *const from = top + 4, *const to = from + 4;
-  constexpr float ones[4] = {1, 1, 1, 1};
-  std::fill_n(queries, p.Hkv * rows * D, 0.f);
-  for (int64_t hk = 0; hk < p.Hkv; ++hk) gather(queries + hk * rows * D, p, q, b, hk, 0, p.T, p.scale * log2_e);
-  std::fill_n(state.o, p.Hkv * rows * D, 0.f);
-  std::fill_n(state.m, p.Hkv * rows, -infinity);
-  std::fill_n(state.l, p.Hkv * rows, 0.f);
-
-  j0 = std::max(j0, p.first(0));                            // the first query's window begins first
-  j1 = std::min(j1, p.limit(b, p.T - 1));                   // the last query sees most
-  const auto for_heads = [&](int64_t n, auto f) {           // f(first key, keys, head, first row of four)
-    for (int64_t i = 0; i < n; i += turn)
-      for (int64_t hk = 0; hk < p.Hkv; ++hk)
-        for (int64_t r = 0; r < rows; r += 4) f(i, std::min(turn, n - i), hk, r);
-  };
-  for (int64_t j = j0; j < j1; j += few_keys) {
-    const int64_t n = std::min(few_keys, j1 - j);
-    for_heads(n, [&](int64_t i, int64_t keys, int64_t hk, int64_t r) {
-      const int64_t at = p.key(b, j + i, hk);
-      const float* const x = queries + (hk * rows + r) * D;
-      float* const to = s + ((hk * rows + r) * few_keys + i * 4);
-      if (k.half()) kernel::attention_dots_f16(to, x, k.f16(at), k.stride, keys, D);
-      else kernel::attention_dots_f32(to, x, k.f32(at), k.stride, keys, D);
-    });
-    for (int64_t r = 0; r < p.Hkv * rows; r += 4) {
-      look(from, to, 4, p, b, j, n, [&](int64_t i) { return std::min((r % rows + i) / p.G, p.T - 1); });
-      std::copy_n(state.m + r, 4, top);
-      hide(s + r * few_keys, top, n, {from, to});
-      kernel::attention_softmax(s + r * few_keys, state.m + r, state.l + r, fix + r, top, 4, n);
-    }
-    for_heads(n, [&](int64_t i, int64_t keys, int64_t hk, int64_t r) {
-      const int64_t at = p.key(b, j + i, hk), row = hk * rows + r, used = std::min<int64_t>(4, p.T * p.G - r);
-      const float *const keep = i ? ones : fix + row, *const weights = s + row * few_keys + i * 4;
-      if (v.half()) kernel::attention_values_f16(state.o + row * D, D, keep, nullptr, weights, 4, v.f16(at), v.stride, used, keys, D);
-      else kernel::attention_values_f32(state.o + row * D, D, keep, nullptr, weights, 4, v.f32(at), v.stride, used, keys, D);
-    });
-  }
-}
-
-// Joins the states of `parts` ranges of keys, [parts, Hkv, rows] each, and writes the outputs of batch row b.
-void join(float* y, float* lse, const Problem& p, State s, int64_t parts, int64_t rows, int64_t b) {
-  for (int64_t hk = 0; hk < p.Hkv; ++hk)
-    for (int64_t r = 0; r < p.T * p.G; ++r) {
-      const auto at = [&](int64_t i) { return (i * p.Hkv + hk) * rows + r; };
-      float top = -infinity, sum = 0;
-      for (int64_t i = 0; i < parts; ++i) top = std::max(top, s.m[at(i)]);
-      float* const to = y + p.query(b, r / p.G, hk) + r % p.G * p.D;
-      std::fill_n(to, p.D, 0.f);
-      for (int64_t i = 0; top > -infinity && i < parts; ++i) {
-        const float fix = std::exp2(s.m[at(i)] - top);
-        sum += fix * s.l[at(i)];
-        for (int64_t d = 0; d < p.D; ++d) to[d] += fix * s.o[at(i) * p.D + d];
-      }
-      for (int64_t d = 0; sum != 0 && d < p.D; ++d) to[d] /= sum;
-      if (lse) lse[(b * p.Hkv + hk) * p.T * p.G + r] = ln_2 * (top + std::log2(sum));
-    }
-}
-
-void forward_few(float* y, float* lse, const Problem& p, const float* q, Rows k, Rows v) {
-  thread_local Scratch scratch;                             // the parts, which other threads fill
-  const int64_t rows = pieces(p.T * p.G, 4) * 4, parts = std::max<int64_t>(1, pieces(p.S, key_split)), all = p.Hkv * rows;
-  float* const o = scratch.floats(p.B * parts * all * (p.D + 2));
-  const auto part = [=, m = o + p.B * parts * all * p.D, B = p.B, D = p.D](int64_t i) { return State{o + i * all * D, m + i * all, m + (B * parts + i) * all}; };
-  const int64_t grain = std::max<int64_t>(1, piece_products / (all * std::min(p.S, key_split) * p.D + 1));
-  parallel_for(p.B * parts, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t job = begin; job < end; ++job) {
-      const int64_t j = job % parts * key_split;
-      attend_few(part(job), p, q, k, v, job / parts, rows, j, std::min(j + key_split, p.S));
-    }
-  });
-  for (int64_t b = 0; b < p.B; ++b) join(y, lse, p, part(b * parts), parts, rows, b);
-}
+  float* const y_;
+  const Problem& p_;
+  const float* const q_;
+  const Rows k_, v_;
+  const int64_t b_, hk_, t0_, t1_;
+  const kernel::Panel panel_ = kernel::attention_scores.best().traits;
+  const int64_t D_ = p_.D, row_ = p_.H * D_, cuts_ = pieces(t1_ - t0_, panel_.most), panels_ = p_.G * cuts_;
+  const int64_t begin_ = p_.first(t0_), end_ = p_.limit(b_, t1_ - 1);
+  int64_t block_;
+  float *memory_, *s_, *top_, *fix_, *share_, *from_, *to_, *keys_, *values_;
+  Ahead next_k_, next_v_, next_q_, next_o_;
+};
 
 void forward(float* y, float* lse, const Problem& p, const float* q, Rows k, Rows v) {
   if (p.T * p.G <= few_rows) return forward_few(y, lse, p, q, k, v);
   const int64_t most = kernel::attention_scores.best().traits.most, step = std::max<int64_t>(1, tuning::query_block() / (p.G * most)) * most, blocks = pieces(p.T, step);
   const int64_t grain = std::max<int64_t>(1, piece_products / (step * p.G * std::max<int64_t>(p.S, 1) * p.D));
   parallel_for(p.B * p.Hkv * blocks, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t job = begin; job < end; ++job) {
-      const int64_t head = job / blocks, t0 = job % blocks * step;
-      attend(y, lse, p, q, k, v, head / p.Hkv, head % p.Hkv, t0, std::min(t0 + step, p.T));
+    for (int64_t i = begin; i < end; ++i) {                   // heads of one range of queries follow one another
+      const int64_t hk = i % p.Hkv, t0 = i / p.Hkv % blocks * step;
+      Job job(y, p, q, k, v, i / p.Hkv / blocks, hk, t0, std::min(t0 + step, p.T));
+      job.run();
+      job.finish(lse);
     }
   });
-}
-
-// All that flows back through one key/value head. Each gradient may be null; dk and dv as k and v.
-void backward(float* dq, float* dk, float* dv, const Problem& p, const float* q, const float* k, const float* v, const float* y, const float* dy,
-              const float* lse, int64_t b, int64_t hk) {
-  thread_local Scratch scratch;
-  const int64_t rows = p.T * p.G, D = p.D, stride = p.Hkv * D, step = std::max<int64_t>(1, query_rows / p.G) * p.G;
-  float* const Q = scratch.floats(rows * (3 * D + 1) + 2 * step * key_block);
-  float *const dO = Q + rows * D, *const dQ = dO + rows * D, *const delta = dQ + rows * D, *const P = delta + rows, *const dS = P + step * key_block;
-  lse += (b * p.Hkv + hk) * rows;
-
-  gather(dQ, p, y, b, hk, 0, p.T, 1);                       // O for a moment
-  gather(dO, p, dy, b, hk, 0, p.T, 1);
-  for (int64_t r = 0; r < rows; ++r) {
-    delta[r] = 0;
-    for (int64_t d = 0; d < D; ++d) delta[r] += dO[r * D + d] * dQ[r * D + d];
-  }
-  gather(Q, p, q, b, hk, 0, p.T, p.scale);
-  std::fill_n(dQ, rows * D, 0.f);
-
-  const int64_t keys = p.T > 0 ? p.limit(b, p.T - 1) : 0;
-  for (int64_t j = 0; j < keys; j += key_block) {
-    const int64_t cols = std::min(key_block, keys - j), at = p.key(b, j, hk);
-    int64_t first = 0;                                      // rows before do not see this block
-    while (p.limit(b, first / p.G) <= j) first += p.G;
-    for (int64_t r0 = first; r0 < rows; r0 += step) {
-      const int64_t n = std::min(step, rows - r0);
-      const Mat Qr{Q + r0 * D, D, 1}, dOr{dO + r0 * D, D, 1}, K{k + at, stride, 1}, V{v + at, stride, 1}, Pm{P, cols, 1}, dSm{dS, cols, 1};
-      std::fill_n(P, n * cols, 0.f);
-      kernel::matmul(P, cols, Qr, transposed(K), n, cols, D);
-      for (int64_t r = 0; r < n; ++r)
-        for (int64_t i = 0; i < cols; ++i) P[r * cols + i] -= lse[r0 + r];
-      kernel::exp(P, P, n * cols);
-      for (int64_t r = 0; r < n; ++r) {
-        const int64_t seen = std::clamp<int64_t>(p.limit(b, (r0 + r) / p.G) - j, 0, cols);
-        std::fill(P + r * cols + seen, P + (r + 1) * cols, 0.f);
-        std::fill_n(P + r * cols, std::clamp<int64_t>(p.first((r0 + r) / p.G) - j, 0, cols), 0.f);
-      }
-      if (dv) kernel::matmul(dv + at, stride, transposed(Pm), dOr, cols, D, n);
-      if (!dq && !dk) continue;
-      std::fill_n(dS, n * cols, 0.f);
-      kernel::matmul(dS, cols, dOr, transposed(V), n, cols, D);
-      for (int64_t r = 0; r < n; ++r)
-        for (int64_t i = 0; i < cols; ++i) dS[r * cols + i] = P[r * cols + i] * (dS[r * cols + i] - delta[r0 + r]);
-      if (dq) kernel::matmul(dQ + r0 * D, D, dSm, K, n, D, cols);
-      if (dk) kernel::matmul(dk + at, stride, transposed(dSm), Qr, cols, D, n);      // Q is scaled already
-    }
-  }
-  for (int64_t t = 0; dq && t < p.T; ++t)
-    for (int64_t i = 0; i < p.G * D; ++i) dq[p.query(b, t, hk) + i] += p.scale * dQ[t * p.G * D + i];
 }
 
 }  // namespace

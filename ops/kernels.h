@@ -179,18 +179,20 @@ extern Kernel<void(float* y, int64_t lanes, const float* x, int64_t ldx, int64_t
 struct Seen { const float *from, *to; };
 extern Kernel<void(float* s, float* top, const float* q, int64_t lanes, const float* k, int64_t ldk, int64_t keys, int64_t D, const Seen* seen), Panel> attention_scores;
 
-// The same for four queries, rows of q [4, D]: dot products, each key read once. No largest scores.  s [keys, 4]
-extern Kernel<void(float* s, const float* q, const float* k, int64_t ldk, int64_t keys, int64_t D)> attention_dots_f32;
-extern Kernel<void(float* s, const float* q, const uint16_t* k, int64_t ldk, int64_t keys, int64_t D)> attention_dots_f16;
+// The same for four queries, rows of q [4, D], none of them masked: dot products, each key read once.  s [keys, 4], top [4]
+// `ahead` may be null: memory to be read next, of which the kernel asks for as many bytes as it reads of the keys.
+extern Kernel<void(float* s, float* top, const float* q, const float* k, int64_t ldk, int64_t keys, int64_t D, const void* ahead)> attention_dots_f32;
+extern Kernel<void(float* s, float* top, const float* q, const uint16_t* k, int64_t ldk, int64_t keys, int64_t D, const void* ahead)> attention_dots_f16;
 
 // One more block of the online softmax (Milakov and Gimelshein 2018), to base 2:
 //   p = 2^(s − top) in the place of s,   fix = 2^(m − top),   l ← l fix + Σ_j p_j,   m ← top
-// top ≥ m and top ≥ s. Where it is −∞, so are they: p = 0 and fix = 1. Powers below 2^−126.5 are 0.  lanes: 4, or as in Panel
+// top ≥ m and top ≥ s. Where it is −∞, so are they: p = 0 and fix = 1. Powers below 2^−126.5 are 0, those below 2^−126 may be.  lanes: 4, or as in Panel
 extern Kernel<void(float* s, float* m, float* l, float* fix, const float* top, int64_t lanes, int64_t keys)> attention_softmax;
 
-// o_r ← share_r (keep_r o_r + Σ_j p[j, r] v_j) for the first `rows` queries. keep may be null: o is not read. share may be null: all 1.
-extern Kernel<void(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const float* v, int64_t ldv, int64_t rows, int64_t keys, int64_t D)> attention_values_f32;
-extern Kernel<void(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const uint16_t* v, int64_t ldv, int64_t rows, int64_t keys, int64_t D)> attention_values_f16;
+// o_r ← share_r (keep_r o_r + Σ_j p[j, r] v_j) for the first `rows` queries. keep may be null: o is not read. share may be null: all 1. `ahead` as above, for
+// up to four queries.
+extern Kernel<void(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const float* v, int64_t ldv, int64_t rows, int64_t keys, int64_t D, const void* ahead)> attention_values_f32;
+extern Kernel<void(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const uint16_t* v, int64_t ldv, int64_t rows, int64_t keys, int64_t D, const void* ahead)> attention_values_f16;
 
 }  // namespace kernel
 }  // namespace kvt

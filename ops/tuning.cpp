@@ -27,10 +27,11 @@ Tunable* Tunable::find(std::string_view name) {
 
 namespace tuning {
 
-// 64 KB of queries and outputs, heads of 64 numbers: beside a block of keys and values they fit any L2 cache.
+// Queries and outputs of heads of 64 numbers take a tenth of the L2 cache.
 Tunable query_block("attention.query_block", "queries that meet a block of keys while it is in the cache", 8, 1 << 14,
-                    [] { return int64_t{128}; });
+                    [] { return std::clamp<int64_t>(caches().l2 / 10 / (2 * 64 * int64_t(sizeof(float))) / 48 * 48, 96, 384); });
 Tunable key_block("attention.key_block", "keys that a panel of queries meets at once", 8, 1 << 14, [] { return int64_t(kernel::attention_scores.best().traits.block); });
+Tunable few_keys("attention.few_keys", "keys that few queries meet at once", 16, 1 << 12, [] { return int64_t{32}; });
 
 }  // namespace tuning
 }  // namespace kvt

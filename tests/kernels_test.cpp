@@ -506,7 +506,7 @@ void attention_scores_case() {
 template <class K, class Number>
 void attention_dots_case(const K& kernel, Number convert) {
   for (int64_t keys : {1, 2, 3, 4, 5, 7, 8, 31, 33})
-    for (int64_t D : {1, 3, 4, 8, 15, 16, 17, 20, 64, 72, 256}) {
+    for (int64_t D : {1, 3, 4, 8, 15, 16, 17, 20, 64, 72, 128, 256}) {
       INFO("keys ", keys, " D ", D);
       parity(kernel, 1e-6, [&](auto fn) {
         using T = decltype(convert(0.f));
@@ -515,9 +515,9 @@ void attention_dots_case(const K& kernel, Number convert) {
         std::vector<T> halves;
         for (float x : numbers) halves.push_back(convert(x));
         Guarded<T> k(halves, int(D % 4));
-        Guarded<float> q(random(4 * D, 48), 1), s(keys * 4, 2);
-        fn(s, q, k, ldk, keys, D);
-        return collect(s, 1 + double(D));
+        Guarded<float> q(random(4 * D, 48), 1), s(keys * 4, 2), top(Floats{-INFINITY, 0, 1e3f, -1e3f}, 3);
+        fn(s, top, q, k, ldk, keys, D, keys % 2 ? k.data() : nullptr);
+        return together({&s, &top}, 1 + double(D));
       });
     }
 }
@@ -556,7 +556,7 @@ void attention_values_case(const K& kernel, Number convert) {
           Guarded<T> v(stored, int(D % 4));
           Guarded<float> o(random(rows * ldo - ldo + D, 51), int(keys % 4)), p(random(keys * lanes, 52), 1), keep(random(rows, 53), 2), share(random(rows, 54), 3);
           if (rows % 2) std::fill_n(o.data(), o.size(), NAN);             // not read without keep
-          fn(o, ldo, rows % 2 ? nullptr : keep.data(), rows % 3 ? share.data() : nullptr, p, lanes, v, ldv, rows, keys, D);
+          fn(o, ldo, rows % 2 ? nullptr : keep.data(), rows % 3 ? share.data() : nullptr, p, lanes, v, ldv, rows, keys, D, rows % 2 ? v.data() : nullptr);
           for (int64_t i = 0; i < o.size(); ++i)
             if (i % ldo >= D) o[i] = 0;                                   // what lies between rows may be NaN still
           return collect(o, 1 + double(keys));

@@ -5,7 +5,7 @@ namespace kvt {
 
 void ISA::add_attention() {
   kernel::attention_pack.add(this_isa, attention_pack);
-  kernel::attention_scores.add(this_isa, attention_scores, {W, score_vectors * W, score_keys, 96});
+  kernel::attention_scores.add(this_isa, attention_scores, {W, panel_lanes, score_keys, 96});
   kernel::attention_dots_f32.add(this_isa, attention_dots<F32>);
   kernel::attention_softmax.add(this_isa, attention_softmax);
   kernel::attention_values_f32.add(this_isa, attention_values<F32>);

@@ -11,7 +11,7 @@ namespace kvt {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int score_keys = 12, score_vectors = 2, value_rows = 6, value_vectors = 4;     // 24 + 2 + 1, 24 + 4 + 1 of 32 registers
+constexpr int score_keys = 8, score_vectors = 3, value_rows = 6, value_vectors = 4;      // 24 + 3 + 1, 24 + 4 + 1 of 32 registers
 #elif defined(__AVX2__)
 constexpr int score_keys = 6, score_vectors = 2, value_rows = 6, value_vectors = 2;      // 12 + 2 + 1 of 16
 #elif defined(__aarch64__)
@@ -19,6 +19,7 @@ constexpr int score_keys = 4, score_vectors = 2, value_rows = 4, value_vectors =
 #else
 constexpr int score_keys = 4, score_vectors = 2, value_rows = 4, value_vectors = 2;      // 8 + 2 + 1 + 1 for a product, of 16
 #endif
+constexpr int panel_lanes = 48;      // whole tiles of values, and of scores in vectors of any length
 
 // --- queries into lanes ---
 
@@ -77,57 +78,55 @@ inline void attention_pack(float* y, int64_t lanes, const float* x, int64_t ldx,
 
 // --- scores ---
 
-template <int R, int C>
-inline void score_tile(float* s, V (&top)[C], const float* q, int64_t lanes, const float* k, int64_t ldk, int64_t D, const kernel::Seen* seen, int64_t at, int64_t j) {
+// Not inline: within the loop over tiles the compiler would keep what all their addresses have in common, which takes more registers than there are.
+template <int R, int C, bool masked>
+[[gnu::noinline]] void score_tile(float* s, float* top, const float* q, int64_t lanes, const float* k, int64_t ldk, int64_t D, const float* from, const float* to, int64_t j) {
   V acc[R][C];
   clear(acc);
-  multiply<R, C>(acc, k, ldk, 1, [=](int64_t d, int c) { return load(q + d * lanes + c * W); }, D);
-#pragma GCC unroll 14
-  for (int r = 0; r < R; ++r)
+  multiply_rows<R, C>(acc, k, ldk, q, lanes, D);
 #pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) {
+  for (int c = 0; c < C; ++c) {
+    V largest = load(top + c * W);
+#pragma GCC unroll 14
+    for (int r = 0; r < R; ++r) {
       V x = acc[r][c];
-      if (seen) {
-        const V key(float(j + r));
-        x = xsimd::select(key >= load(seen->from + at + c * W) && key < load(seen->to + at + c * W), x, V(-infinity));
-      }
+      if constexpr (masked) x = xsimd::select(V(float(j + r)) >= load(from + c * W) && V(float(j + r)) < load(to + c * W), x, V(-infinity));
       store(s + r * lanes + c * W, x);
-      top[c] = xsimd::max(top[c], x);
+      largest = xsimd::max(largest, x);
     }
+    store(top + c * W, largest);
+  }
 }
 
 // Keys in tiles of R, then what is left in smaller ones.
-template <int R, int C>
-inline void score_keys_of(float* s, V (&top)[C], const float* q, int64_t lanes, const float* k, int64_t ldk, int64_t keys, int64_t D, const kernel::Seen* seen,
-                   int64_t at, int64_t j) {
-  for (; keys - j >= R; j += R) score_tile<R, C>(s + j * lanes, top, q, lanes, k + j * ldk, ldk, D, seen, at, j);
+template <int R, int C, bool masked>
+inline void score_keys_of(float* s, float* top, const float* q, int64_t lanes, const float* k, int64_t ldk, int64_t keys, int64_t D, const float* from, const float* to,
+                          int64_t j) {
+  for (; keys - j >= R; j += R) score_tile<R, C, masked>(s + j * lanes, top, q, lanes, k + j * ldk, ldk, D, from, to, j);
   if constexpr (R > 1)
-    if (j < keys) score_keys_of<(R > 8 ? 8 : R > 4 ? 4 : R / 2), C>(s, top, q, lanes, k, ldk, keys, D, seen, at, j);
+    if (j < keys) score_keys_of<(R > 4 ? 4 : R / 2), C, masked>(s, top, q, lanes, k, ldk, keys, D, from, to, j);
 }
 
-template <int C>
-void score_columns(float* s, float* top, const float* q, int64_t lanes, const float* k, int64_t ldk, int64_t keys, int64_t D, const kernel::Seen* seen, int64_t at) {
-  V largest[C];
-  for (int c = 0; c < C; ++c) largest[c] = load(top + at + c * W);
-  score_keys_of<score_keys, C>(s + at, largest, q + at, lanes, k, ldk, keys, D, seen, at, 0);
-  for (int c = 0; c < C; ++c) store(top + at + c * W, largest[c]);
+template <int C, bool masked>
+inline void score_columns(float* s, float* top, const float* q, int64_t lanes, const float* k, int64_t ldk, int64_t keys, int64_t D, const kernel::Seen* seen, int64_t at) {
+  for (; at + C * W <= lanes; at += C * W)
+    score_keys_of<score_keys, C, masked>(s + at, top + at, q + at, lanes, k, ldk, keys, D, masked ? seen->from + at : nullptr, masked ? seen->to + at : nullptr, 0);
+  if constexpr (C > 1)
+    if (at < lanes) score_columns<C - 1, masked>(s, top, q, lanes, k, ldk, keys, D, seen, at);
 }
 
 inline void attention_scores(float* s, float* top, const float* q, int64_t lanes, const float* k, int64_t ldk, int64_t keys, int64_t D, const kernel::Seen* seen) {
-  int64_t at = 0;
-  for (; at + score_vectors * W <= lanes; at += score_vectors * W) score_columns<score_vectors>(s, top, q, lanes, k, ldk, keys, D, seen, at);
-  for (; at < lanes; at += W) score_columns<1>(s, top, q, lanes, k, ldk, keys, D, seen, at);
+  if (seen) score_columns<score_vectors, true>(s, top, q, lanes, k, ldk, keys, D, seen, 0);
+  else score_columns<score_vectors, false>(s, top, q, lanes, k, ldk, keys, D, seen, 0);
 }
 
-// The sums of W vectors, four a key, side by side
-inline V sums_of(V (&x)[W]) {
-  V key[W / 4];
-#pragma GCC unroll 4
-  for (int i = 0; i < W / 4; ++i) {
-    V quad[4] = {x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]};
-    transpose_quads(quad);
-    key[i] = (quad[0] + quad[1]) + (quad[2] + quad[3]);     // in each 128 bits a part of the four sums
-  }
+// Of four vectors: in each 128 bits a part of their four sums
+inline V sums_of_four(V (&x)[4]) {
+  transpose_quads(x);
+  return (x[0] + x[1]) + (x[2] + x[3]);
+}
+// The four sums of W/4 keys, side by side, from those parts
+inline V join_parts(const V (&key)[W / 4]) {
 #if defined(__AVX512F__)
   const V low = V(_mm512_shuffle_f32x4(key[0], key[1], 0x44)) + V(_mm512_shuffle_f32x4(key[0], key[1], 0xee));
   const V high = V(_mm512_shuffle_f32x4(key[2], key[3], 0x44)) + V(_mm512_shuffle_f32x4(key[2], key[3], 0xee));
@@ -139,41 +138,56 @@ inline V sums_of(V (&x)[W]) {
 #endif
 }
 
-// Few queries wait for memory: rows are asked for this many ahead, which is when this head of keys has its next turn.
-constexpr int64_t rows_ahead = 16;
+// Few queries wait for memory: while they work on row j, as much as a row is asked for of what comes next.
 template <class Number>
-[[gnu::always_inline]] inline void ask_ahead(const Number* row, int64_t ld, int64_t D) {
-  const auto* const from = reinterpret_cast<const char*>(row + rows_ahead * ld);
-  for (int64_t i = 0; i < D * int64_t(sizeof(Number)); i += 64) __builtin_prefetch(from + i, 0, 3);
+[[gnu::always_inline]] inline void ask(const void* ahead, int64_t j, int64_t D) {
+  if (!ahead) return;
+  const auto* const from = static_cast<const char*>(ahead) + j * D * int64_t(sizeof(Number));
+  for (int64_t i = 0; i < D * int64_t(sizeof(Number)); i += 64) __builtin_prefetch(from + i, 0, 2);
 }
 
-// The dot products of W/4 keys at a time with four queries
-template <class Format>
-void attention_dots(float* s, const float* q, const typename Format::Number* k, int64_t ldk, int64_t keys, int64_t D) {
+// The dot products of W/4 keys at a time with four queries, key by key: memory is what few queries wait for, and it likes order. N vectors make up D, or 0: any D.
+template <class Format, int N>
+void dots_of(float* s, float* top, const float* q, const typename Format::Number* k, int64_t ldk, int64_t keys, int64_t D, const void* ahead) {
   constexpr int at_once = W / 4;
-  for (int64_t j = 0; j < keys; j += at_once, s += W, k += at_once * ldk) {
-    const int64_t n = std::min<int64_t>(at_once, keys - j);
-    V acc[W];
+  if constexpr (N > 0) D = N * W;
+  const int64_t left = D % W;
+  V largest(-infinity);
+  for (int64_t j = 0; j < keys; j += at_once, s += W) {
+    V part[at_once];
 #pragma GCC unroll 4
-    for (int i = 0; i < at_once; ++i) {                     // key by key: memory is what few queries wait for, and it likes order
-      const auto* const key = k + (i < n ? i : 0) * ldk;
-      ask_ahead(key, ldk, D);
-      V a0(0.0f), a1(0.0f), a2(0.0f), a3(0.0f);
-      const auto add = [&](V x, auto query) __attribute__((always_inline)) {
-        a0 = fma(x, query(q), a0);
-        a1 = fma(x, query(q + D), a1);
-        a2 = fma(x, query(q + 2 * D), a2);
-        a3 = fma(x, query(q + 3 * D), a3);
-      };
-      int64_t d = 0;
-      for (; d + W <= D; d += W) add(Format::widen(key + d), [=](const float* p) { return load(p + d); });
-      if (d < D) add(widen_part<Format>(key + d, D - d), [=](const float* p) { return load(p + d, D - d, 0); });
-      acc[4 * i] = a0, acc[4 * i + 1] = a1, acc[4 * i + 2] = a2, acc[4 * i + 3] = a3;
+    for (int i = 0; i < at_once; ++i) {
+      const auto* const key = k + std::min(j + i, keys - 1) * ldk;
+      ask<typename Format::Number>(ahead, std::min(j + i, keys - 1), D);
+      V sum[4] = {V(0.0f), V(0.0f), V(0.0f), V(0.0f)};
+#pragma GCC unroll 8
+      for (int64_t d = 0; d < D - left; d += W) {
+        const V x = Format::widen(key + d);
+        sum[0] = fma(x, load(q + d), sum[0]), sum[1] = fma(x, load(q + D + d), sum[1]);
+        sum[2] = fma(x, load(q + 2 * D + d), sum[2]), sum[3] = fma(x, load(q + 3 * D + d), sum[3]);
+      }
+      if (N == 0 && left > 0) {
+        const V x = widen_part<Format>(key + D - left, left);
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; ++r) sum[r] = fma(x, load(q + (r + 1) * D - left, left, 0), sum[r]);
+      }
+      part[i] = sums_of_four(sum);
     }
-    const V sums = sums_of(acc);
-    if (n == at_once) store(s, sums);
-    else store(s, 4 * n, sums);
+    const V sums = join_parts(part);
+    largest = xsimd::max(largest, sums);                    // the last key again, where there are no more, is no news
+    if (keys - j >= at_once) store(s, sums);
+    else store(s, 4 * (keys - j), sums);
   }
+  alignas(64) float of[W];
+  largest.store_aligned(of);
+  for (int i = 0; i < W; ++i) top[i % 4] = std::max(top[i % 4], of[i]);
+}
+
+template <class Format>
+void attention_dots(float* s, float* top, const float* q, const typename Format::Number* k, int64_t ldk, int64_t keys, int64_t D, const void* ahead) {
+  if (D == 64) dots_of<Format, 64 / W>(s, top, q, k, ldk, keys, D, ahead);
+  else if (D == 128) dots_of<Format, 128 / W>(s, top, q, k, ldk, keys, D, ahead);
+  else dots_of<Format, 0>(s, top, q, k, ldk, keys, D, ahead);
 }
 
 // --- softmax ---
@@ -250,15 +264,15 @@ template <int R, class B, class Read, class Write, int C>
 // C vectors of R queries at a time, then with a smaller C what is left of D.
 template <class Format, int R, int C>
 inline void value_columns(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const typename Format::Number* v, int64_t ldv,
-                          int64_t keys, int64_t D, int64_t d) {
+                          int64_t keys, int64_t D, int64_t d, const void* ahead) {
   for (; d + C * W <= D; d += C * W)
     value_tile<R>(o + d, ldo, keep, share, p, lanes, [=](int64_t j, int c) {
-      if (R <= 4 && c % (sizeof(typename Format::Number) == 2 ? 2 : 1) == 0) __builtin_prefetch(v + (j + rows_ahead) * ldv + d + c * W, 0, 3);
+      if (R <= 4 && c == 0 && d == 0) ask<typename Format::Number>(ahead, j, D);
       return Format::widen(v + j * ldv + d + c * W);
     }, keys,
                   [](const float* x) { return load(x); }, [](float* x, V y) { store(x, y); }, std::integral_constant<int, C>());
   if constexpr (C > 1) {
-    if (d < D) value_columns<Format, R, C / 2>(o, ldo, keep, share, p, lanes, v, ldv, keys, D, d);
+    if (d < D) value_columns<Format, R, C / 2>(o, ldo, keep, share, p, lanes, v, ldv, keys, D, d, ahead);
   } else if (d < D) {
     const int64_t n = D - d;
     value_tile<R>(o + d, ldo, keep, share, p, lanes, [=](int64_t j, int) { return widen_part<Format>(v + j * ldv + d, n); }, keys,
@@ -268,17 +282,17 @@ inline void value_columns(float* o, int64_t ldo, const float* keep, const float*
 
 template <class Format, int R>
 inline void value_rows_of(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const typename Format::Number* v, int64_t ldv,
-                          int64_t rows, int64_t keys, int64_t D, int64_t r) {
+                          int64_t rows, int64_t keys, int64_t D, int64_t r, const void* ahead) {
   for (; rows - r >= R; r += R)
-    value_columns<Format, R, value_vectors>(o + r * ldo, ldo, keep ? keep + r : nullptr, share ? share + r : nullptr, p + r, lanes, v, ldv, keys, D, 0);
+    value_columns<Format, R, value_vectors>(o + r * ldo, ldo, keep ? keep + r : nullptr, share ? share + r : nullptr, p + r, lanes, v, ldv, keys, D, 0, ahead);
   if constexpr (R > 1)
-    if (r < rows) value_rows_of<Format, (R > 4 ? 4 : R - 1)>(o, ldo, keep, share, p, lanes, v, ldv, rows, keys, D, r);
+    if (r < rows) value_rows_of<Format, (R > 4 ? 4 : R - 1)>(o, ldo, keep, share, p, lanes, v, ldv, rows, keys, D, r, ahead);
 }
 
 template <class Format>
 void attention_values(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const typename Format::Number* v, int64_t ldv,
-                      int64_t rows, int64_t keys, int64_t D) {
-  value_rows_of<Format, value_rows>(o, ldo, keep, share, p, lanes, v, ldv, rows, keys, D, 0);
+                      int64_t rows, int64_t keys, int64_t D, const void* ahead) {
+  value_rows_of<Format, value_rows>(o, ldo, keep, share, p, lanes, v, ldv, rows, keys, D, 0, ahead);
 }
 
 }  // namespace

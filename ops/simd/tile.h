@@ -23,6 +23,36 @@ template <int R, int C, class B>
   }
 }
 
+// The same where the rows of `a` lie apart, each in order of p, and those of b are b_row apart. Three rows share a pointer, since processors add one or two
+// times a distance to an address for nothing: with a pointer for each the compiler has none left, and fetches them from the stack.
+template <int R, int C>
+[[gnu::always_inline]] inline void multiply_rows(V (&acc)[R][C], const float* a, int64_t a_row, const float* b, int64_t b_row, int64_t k) {
+  constexpr int unrolled = 4, bases = (R + 2) / 3;
+  const float* base[bases];
+#pragma GCC unroll 4
+  for (int i = 0; i < bases; ++i) base[i] = a + 3 * i * a_row;
+  int64_t p = 0;
+  for (; p + unrolled <= k; p += unrolled) {
+#pragma GCC unroll 4
+    for (int i = 0; i < bases; ++i) asm("" : "+r"(base[i]));      // that they are related is no news to act on
+#pragma GCC unroll 4
+    for (int u = 0; u < unrolled; ++u, b += b_row) {
+      V row[C];
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) row[c] = load(b + c * W);
+#pragma GCC unroll 14
+      for (int r = 0; r < R; ++r) {
+        const V scale(base[r / 3][r % 3 * a_row + u]);
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) acc[r][c] = fma(scale, row[c], acc[r][c]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < bases; ++i) base[i] += unrolled;
+  }
+  multiply<R, C>(acc, a + p, a_row, 1, [=](int64_t d, int c) { return load(b + d * b_row + c * W); }, k - p);
+}
+
 template <int R, int C>
 [[gnu::always_inline]] inline void clear(V (&acc)[R][C]) {
 #pragma GCC unroll 14

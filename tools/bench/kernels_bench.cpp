@@ -185,7 +185,7 @@ void add_attention() {
   });
   add_panels(kernel::attention_values_f32, 2. * D, [](int64_t L, int64_t S) {
     return [=, p = random(L * S, 0.01f), v = random(S * D), o = Floats(size_t(L * D)), keep = Floats(size_t(L), 0.5f)](auto fn) mutable {
-      fn(o.data(), D, keep.data(), nullptr, p.data(), L, v.data(), D, L, S, D);
+      fn(o.data(), D, keep.data(), nullptr, p.data(), L, v.data(), D, L, S, D, nullptr);
     };
   });
   add_panels(kernel::attention_softmax, 0, [](int64_t L, int64_t S) {
@@ -195,8 +195,8 @@ void add_attention() {
   });
   const auto dots = [](const auto& kernel, auto number) {
     add(kernel, sizes({4, 64, D}), {2. * 4 * 64 * D, double(64 * D) * sizeof(number)}, [=] {
-      return [=, q = random(4 * D), k = std::vector<decltype(number)>(size_t(64 * D)), s = Floats(4 * 64)](auto fn) mutable {
-        fn(s.data(), q.data(), k.data(), D, 64, D);
+      return [=, q = random(4 * D), k = std::vector<decltype(number)>(size_t(64 * D)), s = Floats(4 * 64), top = Floats(4)](auto fn) mutable {
+        fn(s.data(), top.data(), q.data(), k.data(), D, 64, D, nullptr);
       };
     });
   };
