@@ -9,7 +9,7 @@ namespace kvt {
 
 static const std::string prefix = "kvt.checkpoint.";
 
-static uint64_t checksum(const Gguf& file) {
+uint64_t checkpoint_checksum(const Gguf& file) {
   Hash64 hash;
   for (const char* key : {"step", "epoch", "index", "evaluated", "best_step", "stale"}) hash.add(uint64_t(file.integer(prefix + key)));
   hash.add(std::bit_cast<uint64_t>(file.real(prefix + "best_loss")));
@@ -52,7 +52,7 @@ void write_checkpoint(const std::string& path, const TrainState& state, const Tr
     file.add(trained[i].name + ".v", state.moments[i].v);
     if (!state.best.empty()) file.add(trained[i].name + ".best", state.best[i]);
   }
-  file.set(prefix + "checksum", checksum(file));
+  file.set(prefix + "checksum", checkpoint_checksum(file));
   file.write(path);
 }
 
@@ -83,13 +83,17 @@ void require_identity(const Gguf& file, const RunIdentity& run) {
 }
 
 void read_checkpoint(const std::string& path, TrainState& state, const TrainedSet& trained, const RunIdentity& run) {
-  const Gguf file = Gguf::open(path, Gguf::Access::read);
+  read_checkpoint(Gguf::open(path, Gguf::Access::read), state, trained, run);
+}
+
+void read_checkpoint(const Gguf& file, TrainState& state, const TrainedSet& trained, const RunIdentity& run) {
+  const std::string& path = file.path();
   require(file.string("general.type", "") == "checkpoint", path, ": not a checkpoint (general.type is '", file.string("general.type", ""), "')");
   const int64_t version = file.integer(prefix + "version");
   require(version == 1, path, ": checkpoint version ", version, ", this program reads version 1");
   const Gguf::Value* stored = file.find(prefix + "checksum");
   require(stored && std::holds_alternative<uint64_t>(*stored), path, ": ", prefix, "checksum is missing");
-  require(std::get<uint64_t>(*stored) == checksum(file), path, ": the checksum does not fit the contents; the file is damaged");
+  require(std::get<uint64_t>(*stored) == checkpoint_checksum(file), path, ": the checksum does not fit the contents; the file is damaged");
 
   require_identity(file, run);
 

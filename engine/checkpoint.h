@@ -32,5 +32,7 @@ void write_checkpoint(const std::string& path, const TrainState& state, const Tr
 // Fills `state` and the trained tensors. Throws an Error for a damaged file and for one of another run, naming each difference;
 // neither state nor tensors have changed then.
 void read_checkpoint(const std::string& path, TrainState& state, const TrainedSet& trained, const RunIdentity& run);
+void read_checkpoint(const Gguf& file, TrainState& state, const TrainedSet& trained, const RunIdentity& run);
+uint64_t checkpoint_checksum(const Gguf& file);        // kvt.checkpoint.checksum, computed anew
 
 }  // namespace kvt

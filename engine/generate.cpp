@@ -31,14 +31,19 @@ std::span<const float> Session::evaluate(std::span<const int32_t> ids) {
     // An arena keeps every tensor of a pass until its end: fast for few tokens, wasteful for many.
     std::optional<Arena::Scope> scope;
     if (T <= 4) scope.emplace(arena_);
-    const Tensor h = model_->hidden(part, 1, T, {.cache = &cache_});
+    try {
+      const Tensor h = model_->hidden(part, 1, T, {.cache = &cache_});
+      if (begin + part.size() == ids.size()) {
+        const Tensor last = model_->logits(slice(h, 1, T - 1, T));
+        std::copy_n(last.data(), V, logits_.data());
+      }
+    } catch (...) {
+      cache_.truncate(int64_t(tokens_.size()));          // a part without its scores does not count as read
+      throw;
+    }
     begin += part.size();
     tokens_.insert(tokens_.end(), part.begin(), part.end());
     if (progress_) progress_(int64_t(begin), int64_t(ids.size()));
-    if (begin == ids.size()) {
-      const Tensor last = model_->logits(slice(h, 1, T - 1, T));
-      std::copy_n(last.data(), V, logits_.data());
-    }
   }
   return logits_.values();
 }

@@ -111,7 +111,8 @@ class Parser {
       expect(digits(), "a number without digits in its exponent");
     }
     const char *first = text_.data() + begin, *last = text_.data() + at_;
-    if (int64_t i = 0; integer && std::from_chars(first, last, i).ec == std::errc()) return i;
+    const bool minus_zero = last - first == 2 && first[0] == '-' && first[1] == '0';        // has a sign to keep
+    if (int64_t i = 0; integer && !minus_zero && std::from_chars(first, last, i).ec == std::errc()) return i;
 #ifdef __cpp_lib_to_chars
     double d = 0;
     expect(std::from_chars(first, last, d).ec == std::errc() && std::isfinite(d), "a number beyond double precision");

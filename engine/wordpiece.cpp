@@ -57,6 +57,7 @@ class WordPiece : public Tokenizer {
 
  private:
   void encode_word(std::string_view word, size_t characters, std::vector<int32_t>& ids) const {
+    if (characters > longest_word) return ids.push_back(vocab_.unknown);
     const size_t before = ids.size();
     for (size_t at = 0; at < word.size();) {
       size_t end = std::min(word.size(), at + longest_token_);
@@ -65,7 +66,7 @@ class WordPiece : public Tokenizer {
         id = vocab_.find(word.substr(at, end - at));
         if (id >= 0 && vocab_.is_text(id)) break;
       }
-      if (end == at || characters > longest_word) {
+      if (end == at) {
         ids.resize(before);
         return ids.push_back(vocab_.unknown);
       }

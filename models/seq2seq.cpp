@@ -18,16 +18,18 @@ void Seq2SeqConfig::check(const std::string& source) const {
   require(norm_eps > 0 && std::isfinite(norm_eps) && dropout >= 0 && dropout < 1, source, ": norm epsilon ", norm_eps, ", dropout ", dropout);
 }
 
-static Tensor sinusoids(const Seq2SeqConfig& c) {
-  const Tensor table({c.context, c.channels});
+// Rows first … first + T − 1 of the table, made when they are needed: a file's context_length is a number, and what it holds may be less.
+static Tensor sinusoids(const Seq2SeqConfig& c, int64_t first, int64_t T) {
+  const Tensor table({T, c.channels});
   const int64_t pairs = c.channels / 2;
   const bool halves = c.positions == Seq2SeqConfig::Positions::halves;
-  for (int64_t t = 0; t < c.context; ++t) {
-    float* row = table.data() + t * c.channels;
-    for (int64_t i = 0; i < pairs; ++i) {
-      const double angle = double(t + halves) * std::pow(10000.0, -double(i) / double(halves ? pairs - 1 : pairs));
-      row[halves ? i : 2 * i] = float(std::sin(angle));
-      row[halves ? pairs + i : 2 * i + 1] = float(std::cos(angle));
+  for (int64_t i = 0; i < pairs; ++i) {
+    const double frequency = std::pow(10000.0, -double(i) / double(halves ? pairs - 1 : pairs));
+    float* at = table.data() + (halves ? i : 2 * i);
+    for (int64_t t = first; t < first + T; ++t, at += c.channels) {
+      const double angle = double(t + halves) * frequency;
+      at[0] = float(std::sin(angle));
+      at[halves ? pairs : 1] = float(std::cos(angle));
     }
   }
   return table;
@@ -127,7 +129,6 @@ Seq2Seq::Seq2Seq(const Seq2SeqConfig& config) : output(config.channels, config.t
   build(enc, config, config.source_vocabulary, config.encoder_layers);
   build(dec, config, config.target_vocabulary, config.decoder_layers);
   dec.own_embedding = !config.shared_embeddings;
-  if (config.positions != Seq2SeqConfig::Positions::learned) sinusoids_ = sinusoids(config);
 }
 
 void Seq2Seq::init(Rng& rng) {
@@ -148,7 +149,7 @@ Tensor Seq2Seq::embed(const Stack<Block>& side, const Tensor& matrix, std::span<
   require(T >= 1 && int64_t(ids.size()) % T == 0, "seq2seq: ", ids.size(), " ids are no rows of ", T);
   require(first + T <= config_.context, "seq2seq: ", first + T, " tokens exceed the context of ", config_.context);
   const Tensor e = embedding(ids, {int64_t(ids.size()) / T, T}, matrix);
-  const Tensor positions = slice(side.learned ? side.position_embd.tensor : sinusoids_, 0, first, first + T);
+  const Tensor positions = side.learned ? slice(side.position_embd.tensor, 0, first, first + T) : sinusoids(config_, first, T);
   return add.drop((config_.scale_embedding ? scale(e, std::sqrt(float(config_.channels))) : e) + positions);
 }
 

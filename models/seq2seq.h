@@ -184,7 +184,6 @@ class Seq2Seq : public Model {
   Residual residual(Rng* random) const { return {config_.pre_norm, config_.dropout, random}; }
 
   Seq2SeqConfig config_;
-  Tensor sinusoids_;                    // [context, C] unless positions are learned
 };
 
 }  // namespace kvt

@@ -312,7 +312,7 @@ TEST_CASE("a failed write leaves the old file, and nothing else") {
   {
     AtomicFile abandoned(path);
     abandoned.write("half", 4);
-    CHECK(folder.files() == 2);
+    CHECK(folder.files() <= 2);                        // without a name where the file system has such files
   }
   CHECK(folder.files() == 1);
   CHECK(read_all(path) == before);

@@ -54,6 +54,7 @@ TEST_CASE("JSON: values of every kind, and back to text") {
   CHECK(Json(Json::Array{0.1f, 1e-40}).dump() == "[0.10000000149011612, 1e-40]");
   CHECK(parse("[]").dump(1) == "[]");
   CHECK_THROWS_AS(Json(std::nan("")).dump(), Error);
+  CHECK(parse(parse("[-0.0, -0, 0]").dump()).dump() == "[-0, -0, 0]");      // a sign that is written is read
 }
 
 TEST_CASE("JSON: what is not JSON is refused, with its place") {

@@ -267,6 +267,20 @@ TEST_CASE("a stored model is the same model; broken files are refused by name") 
   }
 }
 
+TEST_CASE("the context length that a file names takes no memory") {
+  const TemporaryFolder folder;
+  Seq2SeqConfig c = small(true);
+  c.context = 1 << 16;
+  Seq2Seq model = random_model(c, 3);
+  Gguf file;
+  store_seq2seq(file, model);
+  const int64_t before = Storage::use().now;
+  Storage::reset_use();
+  const auto loaded = load_seq2seq(file);
+  CHECK(Storage::use().most - before < 1 << 16);
+  CHECK(loaded->config().context == 1 << 16);
+}
+
 TEST_CASE("damaged CTranslate2 files are refused, wherever they end or change") {
   const std::filesystem::path folder = data_path("mt-aren-transliteration-weights/v2/aren-transliteration-i8");
   if (!have_data(folder / "model.bin")) return;

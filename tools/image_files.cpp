@@ -3,19 +3,9 @@
 #include <algorithm>
 #include <cctype>
 #include <filesystem>
-#include <memory>
 
 #include "tools/common.h"
-
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wall"
-#pragma GCC diagnostic ignored "-Wextra"
-#define STB_IMAGE_IMPLEMENTATION
-#define STBI_ONLY_PNG
-#define STBI_ONLY_JPEG
-#define STBI_ONLY_BMP
-#include <stb/stb_image.h>
-#pragma GCC diagnostic pop
+#include "tools/picture.h"
 
 namespace kvt {
 
@@ -30,17 +20,8 @@ Storage bytes_of(const std::string& path, std::string& text) {
 }
 
 void append_picture(Images& images, const fs::path& path, int32_t label) {
-  const Storage file = Storage::map_file(path.string());
-  require(file.size() <= size_t(INT32_MAX), path.string(), ": too large for a picture");
-  int width = 0, height = 0, stored = 0;
-  unsigned char* p = stbi_load_from_memory(reinterpret_cast<const stbi_uc*>(file.data()), int(file.size()), &width, &height, &stored, int(images.channels));
-  require(p, path.string(), ": no picture that can be read: ", p ? "" : stbi_failure_reason());
-  const std::unique_ptr<unsigned char, void (*)(void*)> owner(p, stbi_image_free);
-  const int64_t area = int64_t(width) * height;
-  std::vector<uint8_t> planes(size_t(area * images.channels));          // stored pixel by pixel; ours are channel by channel
-  for (int64_t i = 0; i < area; ++i)
-    for (int64_t c = 0; c < images.channels; ++c) planes[size_t(c * area + i)] = p[i * images.channels + c];
-  const std::vector<uint8_t> scaled = square(planes.data(), images.channels, height, width, images.size);
+  const Picture p = decode_picture(Storage::read_file(path.string()), images.channels, path.string());
+  const std::vector<uint8_t> scaled = square(p.planes.data(), images.channels, p.height, p.width, images.size);
   images.pixels.insert(images.pixels.end(), scaled.begin(), scaled.end());
   images.labels.push_back(label);
 }

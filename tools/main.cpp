@@ -4,7 +4,9 @@
 #include <new>
 
 #include "engine/tuning.h"
+#include "tensor/error.h"
 #include "tools/commands.h"
+#include "tools/signals.h"
 
 static constexpr const char* about =
     "KVT: inference and training of Transformers from GGUF files, with adapters.\n"
@@ -21,6 +23,7 @@ static constexpr const char* examples =
     "KVT_TUNING=FILE|off the profile of this machine (kvt tune).";
 
 int main(int argc, char** argv) {
+  kvt::install_signal_handlers();
   CLI::App app(about, "kvt");
   app.footer(examples);
   app.set_version_flag("--version", "kvt " KVT_VERSION);
@@ -54,6 +57,9 @@ int main(int argc, char** argv) {
     return app.exit(e) == 0 ? 0 : 2;
   } catch (const kvt::Interrupted&) {
     return 130;
+  } catch (const kvt::Error& e) {
+    if (e.trouble == kvt::Trouble::cancelled) return 130;
+    std::fprintf(stderr, "kvt: %s\n", e.what());
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr, "kvt: out of memory\n");
   } catch (const std::exception& e) {

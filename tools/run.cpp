@@ -7,6 +7,7 @@
 
 #include "engine/chat.h"
 #include "engine/generate.h"
+#include "tensor/cancel.h"
 #include "tools/commands.h"
 #include "tools/common.h"
 
@@ -105,6 +106,7 @@ void chat(const Options& o, const LoadedModel& m, double load_seconds) {
 
 void run(const Options& o) {
   interrupted();
+  const Cancellation::Scope at_any_time(interrupted);      // loading and a long prompt, too
   timespec start, loaded;
   clock_gettime(CLOCK_MONOTONIC, &start);
   const LoadedModel m = open_model(o.model);

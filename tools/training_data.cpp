@@ -1,36 +1,13 @@
 #include "tools/training_data.h"
 
-#include <nlohmann/json.hpp>
-#include <sstream>
-
 #include "engine/text_data.h"
 #include "tools/common.h"
 
 namespace kvt {
 
-static void read_pairs(const std::string& path, const Tokenizer& tokenizer, Examples& data) {
-  std::istringstream lines(read_text(path));
-  std::string line;
-  for (int64_t number = 1; std::getline(lines, line); ++number) {
-    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-    const nlohmann::json pair = nlohmann::json::parse(line, nullptr, false);
-    require(!pair.is_discarded(), path, ":", number, ": not valid JSON");
-    require(pair.is_object(), path, ":", number, ": expected an object {\"prompt\": …, \"completion\": …}, got ", pair.type_name());
-    const auto text = [&](const char* key) {
-      const auto found = pair.find(key);
-      require(found != pair.end(), path, ":", number, ": \"", key, "\" is missing");
-      require(found->is_string(), path, ":", number, ": \"", key, "\" is ", found->type_name(), ", expected a string");
-      return found->get<std::string>();
-    };
-    const std::string completion = text("completion");
-    require(!completion.empty(), path, ":", number, ": the completion is empty");
-    add_pair(data, tokenizer, text("prompt"), completion);
-  }
-}
-
 Examples read_examples(const std::string& path, const Tokenizer& tokenizer, int64_t length) {
   Examples data(length);
-  if (path.ends_with(".jsonl") || path.ends_with(".json")) read_pairs(path, tokenizer, data);
+  if (path.ends_with(".jsonl") || path.ends_with(".json")) add_pairs(data, tokenizer, read_text(path), path);
   else add_text(data, tokenizer, read_text(path));
   require(data.learned() > 0, path, ": there is nothing to learn: ", data.size(), " examples, ", data.dropped(), " prompts too long for ", length, " tokens");
   return data;

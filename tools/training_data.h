@@ -1,6 +1,4 @@
-// Training data from files: plain text, or JSON lines of prompt–completion pairs.
-//
-//   {"prompt": "Translate: good morning →", "completion": " bonjour"}        one object a line; empty lines are passed over
+// Training data from files: plain text, JSON lines of prompt–completion pairs (engine/text_pairs.h), or labelled texts.
 #pragma once
 #include <string>
 
@@ -10,8 +8,7 @@
 
 namespace kvt {
 
-// Names ending in .jsonl or .json are pairs, all others text. Special tokens are recognised in pairs (they are a program's work:
-// chat markup), not in text. Throws an Error naming file and line for what is no pair, and for a file without anything to learn.
+// Names ending in .jsonl or .json are pairs, all others text, in which special tokens are not recognised. Throws an Error naming file and line for what is no pair, and for a file without anything to learn.
 Examples read_examples(const std::string& path, const Tokenizer& tokenizer, int64_t length);
 
 // Lines of LABEL, a tab, and a text; empty lines are passed over. Throws an Error naming file and line for any other, and for a file
