@@ -12,6 +12,7 @@ bench_packages  := libbenchmark-dev
 arm_packages    := g++-aarch64-linux-gnu qemu-user-static
 arm_bench_packages := qemu-user llvm-19 gcc
 clang_packages  := clang libclang-rt-14-dev
+fuzz_packages   := clang-19 llvm-19 libclang-rt-19-dev
 format_packages := clang-format
 model_packages  := python3-pip
 install_packages := cmake g++-aarch64-linux-gnu
@@ -31,7 +32,7 @@ need = @missing=""; for p in $(1); do dpkg-query -W -f '$${Status}' $$p 2>/dev/n
 # $(call configure,folder,meson arguments)
 configure = @[ -f $(1)/build.ninja ] || $(CC_ENV) meson setup $(1) $(2) $(MESON_ARGS) >$(1).log 2>&1 || { tail -n 20 $(1).log; exit 1; }; rm -f $(1).log
 
-.PHONY: help build run run-tiny model demo-model tour train-vit train-translation test bench bench-peers bench-attention bench-encoders asan tsan arm arm-bench clang format clean install size python test-python test-install test-cycles test-long
+.PHONY: help build run run-tiny model demo-model tour train-vit train-translation test bench bench-peers bench-attention bench-encoders asan tsan fuzz fuzz-coverage arm arm-bench clang format clean install size python test-python test-install test-cycles test-long
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -120,8 +121,10 @@ test-cycles: build
 	@$(BUILD)/kvt adapt -m tools/demo/tiny.gguf --method lora --data tools/demo/tiny.txt --steps 1 --length 32 -o .cache/cycles-adapter.gguf >/dev/null
 	@$(BUILD)/cycles tools/demo/tiny.gguf .cache/cycles-adapter.gguf
 
-## make test-long    the tests that take minutes
+## make test-long    the tests that take minutes: those three, faults at every call, 200 kills of a training run, a short run of every fuzz target
 test-long: test-cycles test-install test-python
+	@tests/run.sh $(BUILD) long
+	@$(MAKE) --no-print-directory fuzz SECONDS=20
 
 # Little optimisation, and line numbers alone of the debugging information: the compiler takes half the time. A null pointer stops the address sanitizer, too.
 sanitizer_options := -Db_lundef=false -Dbuildtype=plain -Doptimization=1
@@ -139,6 +142,25 @@ tsan:
 	$(call configure,build-tsan,-Db_sanitize=thread $(sanitizer_options) -Dcpp_args=-g1 -Dopenblas=disabled)
 	@ninja -C build-tsan
 	@TSAN_OPTIONS=halt_on_error=1 tests/run.sh build-tsan
+
+## make fuzz SECONDS=60   every fuzz target for so long under the address and undefined-behaviour sanitizers (libFuzzer, clang-19)
+SECONDS ?= 60
+fuzz_clang := CC=clang-19 CXX=clang++-19
+fuzz_options := -Dfuzz=enabled -Dtools=disabled -Dopenblas=disabled -Dbuildtype=plain
+fuzz:
+	$(call need,$(core_packages) $(fuzz_packages))
+	@[ -f build-fuzz/build.ninja ] || $(fuzz_clang) meson setup build-fuzz $(fuzz_options) -Doptimization=2 -Db_sanitize=address,undefined -Db_lundef=false \
+	  -Dcpp_args="-g1 -fno-sanitize-recover=all" >build-fuzz.log 2>&1 || { tail -n 20 build-fuzz.log; exit 1; }; rm -f build-fuzz.log
+	@ninja -C build-fuzz fuzz
+	@tests/fuzz/run.sh build-fuzz $(SECONDS)
+
+## make fuzz-coverage   which lines of each parser the inputs that fuzzing has collected run through (build-fuzz/corpus; seeds, if there are none)
+fuzz-coverage:
+	$(call need,$(core_packages) $(fuzz_packages))
+	@[ -f build-fuzz-coverage/build.ninja ] || $(fuzz_clang) meson setup build-fuzz-coverage $(fuzz_options) -Doptimization=1 \
+	  -Dcpp_args="-fprofile-instr-generate -fcoverage-mapping" -Dcpp_link_args=-fprofile-instr-generate >build-fuzz-coverage.log 2>&1 || { tail -n 20 build-fuzz-coverage.log; exit 1; }; rm -f build-fuzz-coverage.log
+	@ninja -C build-fuzz-coverage fuzz
+	@tests/fuzz/coverage.py build-fuzz-coverage build-fuzz/corpus
 
 ## make clang        build with clang, warnings are errors, and run the tests
 clang:
