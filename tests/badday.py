@@ -165,6 +165,8 @@ def picture_that_claims_to_be_large(folder):
         header = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
         (pictures / "large.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(64)), length) + chunk(b"IEND", b""))
         limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+        if run("--version", preexec_fn=limit).returncode != 0:                        # a sanitizer's build takes more
+            limit = None
         is_error(run("eval", "-m", vit, "--images", folder / name, "-t", "1", preexec_fn=limit), ["large.png", *words], f"a picture with too many {name}")
 
 
