@@ -236,7 +236,7 @@ bench-encoders: build
 	$(call peers_venv)
 	@.cache/encoders/venv/bin/python tools/bench/encoders.py .cache/encoders/model --kvt $(BUILD)/kvt --json .cache/encoders/speed.json
 peers_venv = @mkdir -p .cache/encoders && { [ -x .cache/encoders/venv/bin/python ] || python3 -m venv .cache/encoders/venv; } && .cache/encoders/venv/bin/pip install -q $(encoder_peers)
-encoder_peers := torch==2.13.0 peft transformers onnx onnxscript onnxruntime==1.32.0 gguf numpy
+encoder_peers := torch==2.13.0 peft transformers onnx onnxscript onnxruntime==1.32.0 gguf diskcache numpy
 
 ## make format       clang-format over all sources
 format:

@@ -39,7 +39,7 @@ def svg(host, rows):
             if "goal" in r:
                 body.append(f'<path d="M{x(r["goal"]):.1f} {y + 1}V{y + ROW - 1}" stroke="#d08a00" stroke-width="3"/>')
             own, peer = r["engines"]["KVT"]["median"], r["engines"][r["peer"]]["median"]
-            label(LEFT + BAR + 8, y + 13, f"{ratio['median']:.2f}   {own:.{d}f} : {peer:.{d}f} {r['peer']}", style=' font-size="10"')
+            label(LEFT + BAR + 8, y + 13, f"{ratio['median']:.2f} ({own:.{d}f}; {r['peer']} {peer:.{d}f})", style=' font-size="10"')
             y += ROW
         for i in range(int(most / step) + 1):
             marks.append(f'<path d="M{x(i * step):.1f} {top}V{y}" stroke="#ddd"/>')

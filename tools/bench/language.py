@@ -58,7 +58,7 @@ def model_job(o, limits, part, type_name):
     else:
         limit = ("FMA peak", lambda: limits.rate("fma", o.threads))
     work = read if decode else 2 * blocks            # prefill: only the last token's scores are computed
-    return Job(part, type_name, [Metric("rate", "tokens/s", scale=work / 1e9)], engines, list(llama_peer.builds()), limit, 1.0, [worker.close])
+    return Job(part, type_name, [Metric("rate", "tokens/s", scale=work / 1e9, goal=1.0)], engines, list(llama_peer.builds()), limit, [worker.close])
 
 
 def start_job(o):
@@ -73,6 +73,6 @@ def start_job(o):
                 "memory": llama_peer.completion(f"{o.folder}/{folder}", o.model, o.threads, PROMPT, WRITTEN + 1)[1]}
 
     engines = {OURS: ours} | {name: (lambda f=folder: theirs(f)) for name, folder in llama_peer.builds().items()}
-    metrics = [Metric("first", "s", False, digits=3), Metric("memory", "MB", False, digits=0)]
+    metrics = [Metric("first", "s", False, digits=3, goal=1.0), Metric("memory", "MB", False, digits=0, goal=1.0)]
     own = re.search(r"\.([A-Z0-9_]+)\.gguf$", o.model)
-    return Job("start", f"prompt of 14, {own[1] if own else 'model'}", metrics, engines, list(llama_peer.builds()), goal=1.0)
+    return Job("start", f"prompt of 14, {own[1] if own else 'model'}", metrics, engines, list(llama_peer.builds()))

@@ -101,6 +101,8 @@ def speed(o):
 
 
 def adapter(o):
+    if os.path.exists(PYTHON) and not os.path.samefile(sys.prefix, os.path.dirname(os.path.dirname(PYTHON))):      # it has what the package needs
+        os.execv(PYTHON, [PYTHON, *sys.argv])
     base = f"{o.folder}/base-f32.gguf"
     llama_peer.run([f"{o.folder}/llama/bin/llama-quantize", "--allow-requantize", o.model, base, "F32"])
     sys.path.insert(0, f"{o.folder}/source")

@@ -23,6 +23,7 @@ class Metric:
     more_is_better: bool = True
     scale: float = 1                 # units of the limit in one of ours: FLOP a token, bytes a token
     digits: int = 1
+    goal: float = None               # least ratio that is asked for
 
 
 @dataclass
@@ -33,7 +34,6 @@ class Job:
     engines: dict                    # name → function that does the work once and returns {metric key: value}
     peers: list                      # names among the engines that KVT is measured against; the better one counts
     limit: tuple = None              # (name, function returning the host's limit in units/s), of the first metric
-    goal: float = None               # least ratio that is asked for
     close: list = field(default_factory=list)      # functions to call at the end
 
 
@@ -96,8 +96,8 @@ def measure(job, rounds):
             row["peer"] = best
             row["ratios"] = {p: summary([(a / b if m.more_is_better else b / a) for a, b in zip(engines[OURS]["values"], engines[p]["values"])]) for p in peers}
             row["ratio"] = row["ratios"][best]
-        if job.goal and m is job.metrics[0]:
-            row["goal"] = job.goal
+        if m.goal and peers:
+            row["goal"] = m.goal
         if limits and m is job.metrics[0] and None not in limits:
             top = max(limits)
             row["limit"] = {"name": job.limit[0], "value": top, "share": engines[OURS]["median"] * m.scale / top}
