@@ -5,6 +5,8 @@
     peers.py speed   DIR -m MODEL [--only decode,prefill] [--work Q8_0,Q4_0] [-n 10] [-t 2] [--json FILE]
     peers.py adapter DIR -m MODEL -a ADAPTER    the adapter's next-token scores in both engines, on the model unpacked to F32
 
+    peers.py table   DIR --json FILE            rows of earlier runs as a table in Markdown
+
 Parts of `speed`, in this order (default: all):
 
     limits   F32, int8 and AMX arithmetic between registers, and reading buffers as large as the weights, by 1 and 2 threads
@@ -29,7 +31,7 @@ import language
 import llama_peer
 import training
 from limits import Limits
-from side_by_side import OURS, Report, measure, summary
+from side_by_side import OURS, Report, markdown, measure, summary
 
 PARTS = ["limits", "decode", "prefill", "start", "encode", "train"]
 PYTHON = ".cache/encoders/venv/bin/python"      # where the Makefile installs PyTorch and the others
@@ -139,12 +141,14 @@ def names(allowed):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("build", "speed", "adapter"):
+    for name in ("build", "speed", "table", "adapter"):
         c = commands.add_parser(name, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
         c.add_argument("folder", metavar="DIR", help="where llama.cpp is built and models are kept")
         c.add_argument("--kvt", default=os.environ.get("KVT", "build/kvt"), help="(default %(default)s)")
-        if name != "build":
+        if name in ("speed", "adapter"):
             c.add_argument("-m", "--model", required=True)
+        if name == "table":
+            c.add_argument("--json", required=True)
         if name == "speed":
             c.add_argument("--only", type=names(PARTS), default=PARTS, help=f"parts: {','.join(PARTS)} (default: all)")
             c.add_argument("--work", dest="works", type=names(language.TYPES + [k[0] for k in training.KINDS]), help="of those parts only these types or kinds of training")
@@ -157,6 +161,9 @@ def main():
     o = parser.parse_args()
     if o.command == "build":
         llama_peer.build(o.folder)
+    elif o.command == "table":
+        with open(o.json) as file:
+            print(markdown(json.load(file)["rows"]))
     else:
         {"speed": speed, "adapter": adapter}[o.command](o)
 

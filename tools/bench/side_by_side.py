@@ -121,6 +121,19 @@ def text(row):
     return line
 
 
+def markdown(rows):
+    """The table of the README: medians, ratios to the peers with their intervals, share of the limit."""
+    lines = ["| work | KVT | peers | times better than the best peer | than the others | of the limit |", "|---|---|---|---|---|---|"]
+    for r in rows:
+        d, engines = r["digits"], r["engines"]
+        peers = ", ".join(f"{name} {e['median']:.{d}f}" for name, e in engines.items() if name != OURS)
+        best = f"{r['ratio']['median']:.2f} [{r['ratio']['low']:.2f}, {r['ratio']['high']:.2f}]" if "ratio" in r else ""
+        rest = ", ".join(f"{x['median']:.2f}" for p, x in r.get("ratios", {}).items() if p != r["peer"])
+        share = f"{100 * r['limit']['share']:.0f} % of {r['limit']['name']}" if "limit" in r else ""
+        lines.append(f"| {r['part']} {r['work']}, {r['metric']} | {engines[OURS]['median']:.{d}f} | {peers} | {best} | {rest} | {share} |")
+    return "\n".join(lines)
+
+
 class Report:
     """Rows of this run joined with those that the file has of earlier ones; a row measured anew replaces the old one."""
 
