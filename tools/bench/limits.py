@@ -19,8 +19,8 @@ class Limits:
 
     def all(self, megabytes):
         """{name: {threads: rate}} for 1 and 2 threads; `megabytes` are sizes of weights."""
-        found = {f"{name}": {t: self.rate(what, t, seconds=1) for t in (1, 2)}
+        found = {f"{name}": {t: self.rate(what, t, seconds=0.7) for t in (1, 2)}
                  for what, name in (("fma", "FMA F32, GFLOP/s"), ("int8", "int8 dot products, GOP/s"), ("amx-bf16", "AMX bf16, GFLOP/s"), ("amx-int8", "AMX int8, GOP/s"))}
         for size in megabytes:
-            found[f"read {size:.0f} MB, GB/s"] = {t: self.rate("read", size, t, seconds=2) for t in (1, 2)}
+            found[f"read {size:.0f} MB, GB/s"] = {t: self.rate("read", size, t, seconds=0.7) for t in (1, 2)}
         return {name: by for name, by in found.items() if by[1] is not None}
