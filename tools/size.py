@@ -30,7 +30,7 @@ builds = {
 
 
 def run(*command):
-    p = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    p = subprocess.run(list(map(str, command)), capture_output=True, text=True, env={**os.environ, "QEMU_LD_PREFIX": "/usr/aarch64-linux-gnu"})
     if p.returncode:
         sys.exit(f"{' '.join(map(str, command))}:\n{p.stdout[-3000:]}{p.stderr[-3000:]}")
     return p.stdout
