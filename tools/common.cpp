@@ -80,7 +80,7 @@ LoadedModel open_model(const ModelOptions& o, bool fused) {
 }
 
 std::optional<Fusion> load_adapters(Model& model, const Gguf& base, const std::vector<std::string>& adapters, bool any_base, bool as_base) {
-  return attach_adapters(model, AdapterFiles(adapters).uses, adapters.empty() ? "" : fingerprint(base), {.any_base = any_base, .as_base = as_base});
+  return attach_adapters(model, AdapterFiles(adapters).uses, adapters.empty() ? "" : fingerprint(base), {.any_base = any_base, .as_base = as_base, .by_word = false, .domain = {}});
 }
 
 std::pair<std::string, float> split_scale(const std::string& adapter) {
