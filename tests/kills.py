@@ -32,7 +32,7 @@ with tempfile.TemporaryDirectory(prefix="kvt-kills-") as name:
     folder = pathlib.Path(name)
     out, checkpoint = folder / "adapter.gguf", folder / "adapter.gguf.checkpoint"
     began = time.monotonic()
-    subprocess.run(command(out, False), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command(out, False), check=True, capture_output=True)
     whole = time.monotonic() - began
     expected = out.read_bytes()
     out.unlink()
