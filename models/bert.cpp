@@ -24,6 +24,7 @@ Tensor Bert::hidden(std::span<const int32_t> ids, const std::vector<int32_t>& le
   const int64_t B = int64_t(lengths.size());
   require(B >= 1 && T >= 1 && int64_t(ids.size()) == B * T, "bert: ", ids.size(), " ids for ", B, " × ", T);
   require(T <= config_.context, "bert: a text of ", T, " tokens, the model has ", config_.context, " positions");
+  const Storage::Reuse blocks;      // every block asks for the same sizes
   std::vector<int32_t> positions(ids.size());
   for (size_t i = 0; i < positions.size(); ++i) positions[i] = int32_t(int64_t(i) % T);
   const std::vector<int32_t> first_segment(ids.size(), 0);

@@ -1,4 +1,6 @@
 // matmul    C = A B        dA = dC Bᵀ        dB = Aᵀ dC         (kernels: ops/matmul_kernels.cpp)
+#include <limits>
+
 #include "ops/loops.h"
 #include "ops/ops.h"
 
@@ -6,16 +8,41 @@ namespace kvt {
 
 using kernel::Mat;
 
+struct Blocks { int64_t rows, cols; };
+
+// Blocks of C, one a job: `wanted` of them where there is that much to do, and of all such cuts the one that packs least.
+static Blocks cut(int64_t m, int64_t n, int64_t k, int64_t wanted) {
+  constexpr int64_t enough = 1 << 20, edge = 32, most_rows = 512, most_cols = 1024;      // multiply-adds of a job; rows and columns, for the caches
+  const double work = double(m) * double(n) * double(k);
+  const int64_t jobs = std::clamp(int64_t(work / double(enough)), int64_t(1), std::max<int64_t>(1, wanted));
+  const auto pieces = [](int64_t n, int64_t of) { return (n + of - 1) / of; };
+  Blocks best{m, n};
+  double least = std::numeric_limits<double>::infinity();
+  for (int64_t down = pieces(m, most_rows); down <= std::max(jobs, pieces(m, most_rows)); ++down) {
+    const int64_t across = std::max(pieces(jobs, down), pieces(n, most_cols));
+    const int64_t rows = pieces(pieces(m, down), edge) * edge, cols = pieces(pieces(n, across), edge) * edge;
+    const double blocks = double(pieces(m, rows) * pieces(n, cols)), idle = std::max(1.0, double(jobs) / blocks);      // rounding may leave too few
+    const double packed = idle * blocks * double(std::min(rows, m) + std::min(cols, n));
+    if (packed < least) least = packed, best = {rows, cols};
+  }
+  return best;
+}
+
 void multiply(float* c, int64_t ldc, Mat a, Mat b, int64_t m, int64_t n, int64_t k, Batch batch, Precision precision) {
   if (m == 0 || n == 0 || k == 0) return;
   const Kernel<kernel::Matmul>& matmul = product(precision);
-  const int64_t block = product_block(m, n), down = (m + block - 1) / block, across = (n + block - 1) / block;
-  const int64_t work = std::min(block, m) * std::min(block, n) * k;
+  // A few jobs for each thread. In a product of ours an element has the same bits however C is cut; in a library's it may not.
+  load_backends();
+  const bool library = matmul.isa(matmul.chosen()) == Isa::blas;
+  const auto [rows, cols] = cut(m, n, k, (library ? 16 : 2 * ThreadPool::current().threads()) / batch.count);
+  const int64_t block_rows = rows, block_cols = cols, down = (m + rows - 1) / rows, across = (n + cols - 1) / cols;
+  const int64_t work = std::max<int64_t>(1, std::min(rows, m) * std::min(cols, n) * k);
   parallel_for(batch.count * down * across, std::max<int64_t>(1, piece_products / work), [&](int64_t begin, int64_t end) {
     for (int64_t job = begin; job < end; ++job) {
-      const int64_t i = job / (down * across), row = job / across % down * block, col = job % across * block;
-      matmul(c + i * batch.c + row * ldc + col, ldc, {a.p + i * batch.a + row * a.row, a.row, a.col},
-             {b.p + i * batch.b + col * b.col, b.row, b.col}, std::min(block, m - row), std::min(block, n - col), k);
+      const int64_t i = job / (down * across), row = job / across % down * block_rows, col = job % across * block_cols;
+      const int64_t in_rows = std::min(block_rows, m - row), in_cols = std::min(block_cols, n - col);
+      float* const to = c + i * batch.c + row * ldc + col;
+      matmul(to, ldc, {a.p + i * batch.a + row * a.row, a.row, a.col}, {b.p + i * batch.b + col * b.col, b.row, b.col}, in_rows, in_cols, k);
     }
   });
 }

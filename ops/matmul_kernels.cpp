@@ -2,15 +2,18 @@
 //
 // The blocked product is that of BLIS (Van Zee and van de Geijn 2015). Around the tile run five loops:
 //
-//   for jc in N by nc,  for pc in K by kc:       pack B[pc.., jc..] into panels [kc, cols], which stay in L3 or L2
+//   for jc in N by nc,  for pc in K by kc:       pack B[pc.., jc..] into panels [kc, cols], which stay in L2
 //     for ic in M by mc:                         pack A[ic.., pc..] into panels [kc, rows], which stay in L2
-//       for jr in nc by cols, for ir in mc by rows:     C[ir.., jr..] += tile
+//       for ir in mc by rows, for jr in nc by cols:     C[ir.., jr..] += tile
+//
+// In the innermost loop a panel of A stays in L1 and the tile goes along the rows of C, as memory lies.
 //
 // An element of C is a sum over blocks of kc of sums in order of k. Neither m nor n enters, so a product split among threads
 // by rows or columns gives the same bits as a whole one.
 //
 // What a panel holds, F32 or BF16 in some order, is the affair of the tile's variant, which packs it.
 #include <algorithm>
+#include <utility>
 
 #include "ops/backends.h"
 #include "ops/kernels.h"
@@ -46,7 +49,7 @@ static void matmul_tile_reference(float* c, int64_t ldc, const void* panel_a, co
 
 namespace {
 
-constexpr int64_t mc = 192, nc = 1536, block_bytes = 1024;      // 192 KB of A, 1.5 MB of B; a panel of A and one of B together fit the L1 cache, or nearly
+constexpr int64_t mc = 192, nc = 512, block_bytes = 1280;      // of a vector in a panel; 240 KB of A, 640 KB of B
 
 using Four = float __attribute__((vector_size(16)));
 
@@ -72,7 +75,11 @@ template <const Panels& tiles>
 void blocked(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k) {
   thread_local Scratch a_buffer, b_buffer;
   const auto& [tile, of] = tiles.best();
-  const int64_t rows = of.rows, cols = of.cols, kc = block_bytes / of.bytes, m_step = mc / rows * rows, n_step = nc / cols * cols;
+  const bool flip = n <= of.rows && of.rows < of.cols && n < m;      // Cᵀ = Bᵀ Aᵀ, of the same bits: a narrow C leaves less of the tile idle so
+  const int64_t c_row = flip ? 1 : ldc, c_col = flip ? ldc : 1;
+  if (flip) std::swap(m, n), std::swap(a, b), a = {a.p, a.col, a.row}, b = {b.p, b.col, b.row};
+  const int64_t rows = of.rows, cols = of.cols, m_step = mc / rows * rows, n_step = nc / cols * cols;
+  const int64_t pieces = std::max<int64_t>(1, (k * of.bytes + block_bytes - 1) / block_bytes), kc = round_up((k + pieces - 1) / pieces, of.step);      // of about one size
   const int64_t most = round_up(std::min(kc, k), of.step) * of.bytes;                       // bytes of a vector of a panel
   auto* const a_packed = reinterpret_cast<std::byte*>(a_buffer.floats(round_up(std::min(m, m_step), rows) * most / 4));
   auto* const b_packed = reinterpret_cast<std::byte*>(b_buffer.floats(round_up(std::min(n, n_step), cols) * most / 4));
@@ -88,18 +95,18 @@ void blocked(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int
         const int64_t mb = std::min(m_step, m - ic);
         const float* const from_a = a.p + ic * a.row + pc * a.col;
         for (int64_t i = 0; i < mb; i += rows) of.pack_a(a_packed + i * bytes, rows, from_a + i * a.row, a.row, a.col, std::min(rows, mb - i), kb);
-        for (int64_t jr = 0; jr < nb; jr += cols)
-          for (int64_t ir = 0; ir < mb; ir += rows) {
-            float* const to = c + (ic + ir) * ldc + jc + jr;
+        for (int64_t ir = 0; ir < mb; ir += rows)
+          for (int64_t jr = 0; jr < nb; jr += cols) {
+            float* const to = c + (ic + ir) * c_row + (jc + jr) * c_col;
             const int64_t in_rows = std::min(rows, mb - ir), in_cols = std::min(cols, nb - jr);
-            if (in_rows == rows && in_cols == cols) {
+            if (in_rows == rows && in_cols == cols && !flip) {
               tile(to, ldc, a_packed + ir * bytes, b_packed + jr * bytes, kb);
               continue;
             }
             std::fill_n(edge, rows * cols, 0.0f);
             tile(edge, cols, a_packed + ir * bytes, b_packed + jr * bytes, kb);
             for (int64_t i = 0; i < in_rows; ++i)
-              for (int64_t j = 0; j < in_cols; ++j) to[i * ldc + j] += edge[i * cols + j];
+              for (int64_t j = 0; j < in_cols; ++j) to[i * c_row + j * c_col] += edge[i * cols + j];
           }
       }
     }

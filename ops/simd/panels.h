@@ -63,7 +63,13 @@ template <class E>
       for (int64_t p = 0; p < std::min(k, most); ++p) copy[i * most + p] = x[i * across + p * along];
     x = copy, across = most;
   }
-  for (int64_t i = 0; i < 16; ++i) r[i] = i < n ? E::along(x + i * across, k) : _mm512_setzero_si512();
+  constexpr int64_t ahead = 4 * 16;      // numbers, of each vector: too many streams for the processor to follow
+  if (n >= 16 && k >= most) {
+    for (int64_t i = 0; i < 16; ++i) _mm_prefetch(x + i * across + ahead, _MM_HINT_T0), r[i] = E::along(x + i * across, most);
+    if constexpr (E::numbers == 2) for (int64_t i = 0; i < 16; ++i) _mm_prefetch(x + i * across + ahead + 16, _MM_HINT_T0);
+  } else {
+    for (int64_t i = 0; i < 16; ++i) r[i] = i < n ? E::along(x + i * across, k) : _mm512_setzero_si512();
+  }
   if (by_elements) transpose(r);
 }
 

@@ -24,6 +24,9 @@ void matmul_tile(float* c, int64_t ldc, const void* panel_a, const void* panel_b
   constexpr int R = tile_rows, C = tile_vectors;
   V acc[R][C];
   clear(acc);
+#pragma GCC unroll 14
+  for (int r = 0; r < R; ++r)
+    for (int j = 0; j < C; j += 64 / int(sizeof(V)) > 1 ? 64 / int(sizeof(V)) : 1) __builtin_prefetch(c + r * ldc + j * W, 1);      // by the time of the sums they are there
   multiply<R, C>(acc, a, 1, R, [=](int64_t p, int j) { return load(b + (p * C + j) * W); }, k);
 #pragma GCC unroll 14
   for (int r = 0; r < R; ++r)
