@@ -68,6 +68,12 @@ Floats floats(float* buffer, Rows x, int64_t at, int64_t n, int64_t D, bool toge
   return {buffer, D};
 }
 
+kernel::Panel tuned_panel() {
+  kernel::Panel panel = kernel::attention_scores.best().traits;
+  panel.most = int(std::clamp<int64_t>(tuning::panel_queries() / panel.step, 1, panel.most / panel.step)) * panel.step;
+  return panel;
+}
+
 // Queries [t0, t1) of one head: a panel, with its outputs, largest scores and sums. Four or fewer take dot products where a vector would be mostly empty.
 struct Queries {
   int64_t h, t0, t1, lanes;
@@ -182,7 +188,7 @@ class Job {
   const float* const q_;
   const Rows k_, v_;
   const int64_t b_, hk_, t0_, t1_;
-  const kernel::Panel panel_ = kernel::attention_scores.best().traits;
+  const kernel::Panel panel_ = tuned_panel();
   const int64_t D_ = p_.D, row_ = p_.H * D_, cuts_ = pieces(t1_ - t0_, panel_.most), panels_ = p_.G * cuts_;
   const int64_t begin_ = p_.first(t0_), end_ = p_.limit(b_, t1_ - 1);
   int64_t block_;
@@ -192,7 +198,7 @@ class Job {
 
 void forward(float* y, float* lse, const Problem& p, const float* q, Rows k, Rows v) {
   if (p.T * p.G <= few_rows) return forward_few(y, lse, p, q, k, v);
-  const int64_t most = kernel::attention_scores.best().traits.most, step = std::max<int64_t>(1, tuning::query_block() / (p.G * most)) * most, blocks = pieces(p.T, step);
+  const int64_t most = tuned_panel().most, step = std::max<int64_t>(1, tuning::query_block() / (p.G * most)) * most, blocks = pieces(p.T, step);
   const int64_t grain = std::max<int64_t>(1, piece_products / (step * p.G * std::max<int64_t>(p.S, 1) * p.D));
   parallel_for(p.B * p.Hkv * blocks, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {                   // heads of one range of queries follow one another

@@ -43,6 +43,7 @@ namespace tuning {
 // attention (ops/attention.cpp)
 extern Tunable query_block;      // queries of a job, over the heads that share one head of keys
 extern Tunable key_block;        // keys that a panel of queries meets at once
+extern Tunable panel_queries;    // queries that share a tile, in whole vectors and as many as the kernels take
 extern Tunable few_keys;         // the same for few queries (ops/attention_few.cpp)
 
 }  // namespace tuning

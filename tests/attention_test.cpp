@@ -2,6 +2,7 @@
 #include "tests/main.h"
 
 #include "ops/quant.h"
+#include "ops/tuning.h"
 #include "tests/check.h"
 
 using namespace kvt;
@@ -56,6 +57,7 @@ TEST_CASE("attention is its definition") {
       {1, 33, 33, 4, 4, 12, true, {}, 0.7f}, {1, 3, 9, 200, 1, 4},
       {2, 50, 50, 3, 3, 64, false}, {1, 197, 197, 2, 2, 64, false}, {1, 128, 128, 1, 1, 128, false}, {1, 70, 70, 2, 2, 80}, {1, 39, 500, 2, 1, 96},
       {1, 100, 100, 7, 7, 7}, {1, 160, 160, 2, 1, 72, false, {159}}, {1, 21, 200, 3, 1, 17}, {1, 8, 600, 3, 1, 64}, {1, 2, 5, 3, 3, 64},
+      {1, 49, 130, 2, 2, 64, false}, {1, 52, 90, 3, 3, 64}, {1, 53, 80, 2, 2, 64, false}, {1, 97, 97, 2, 1, 128},       // panels of 48, and 1, 4, 5 more
       {1, 200, 200, 2, 1, 16, true, {}, 0, 30}, {1, 200, 200, 2, 2, 16, true, {}, 0, 1}, {1, 1, 900, 3, 1, 16, true, {}, 0, 100},
       {1, 4, 900, 3, 1, 16, true, {}, 0, 300}, {2, 150, 300, 2, 1, 8, true, {300, 170}, 0, 64},
   };
@@ -68,7 +70,25 @@ TEST_CASE("attention is its definition") {
     const Tensor k16 = pack(k, DType::F16), v16 = pack(v, DType::F16);
     const Tensor half = attention(q, k16, v16, options(z));
     CHECK(max_relative_error(half.values(), definition(q, unpack(k16), unpack(v16), z)) < 2e-6);
+    CHECK(max_relative_error(half.values(), definition(q, k, v, z)) < 2e-3);                    // rounding of K and V included
   }
+}
+
+TEST_CASE("results hold for whatever sizes of blocks a machine was tuned to") {
+  Rng rng(28);
+  const Sizes z{2, 150, 170, 4, 2, 24, true, {170, 90}};
+  const Tensor q = randn({2, 150, 4, 24}, rng), k = randn({2, 170, 2, 24}, rng), v = randn({2, 170, 2, 24}, rng);
+  const Tensor q1 = randn({2, 2, 4, 24}, rng);
+  const Sizes z1{2, 2, 170, 4, 2, 24, true, {170, 90}};
+  Tunable* const all[] = {&tuning::query_block, &tuning::key_block, &tuning::panel_queries, &tuning::few_keys};
+  for (Tunable* t : all)
+    for (const int64_t value : {t->least, t->least + 13, int64_t{100}, t->most}) {
+      INFO(t->name, " ", value);
+      t->set(value);
+      CHECK(max_relative_error(attention(q, k, v, options(z)).values(), definition(q, k, v, z)) < 2e-6);
+      CHECK(max_relative_error(attention(q1, k, v, options(z1)).values(), definition(q1, k, v, z1)) < 2e-6);
+      t->reset();
+    }
 }
 
 TEST_CASE("what a query does not see does not matter, be it infinite") {

@@ -25,6 +25,7 @@ void add_train_tokenizer(CLI::App& app);
 void add_translate(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_bleu(CLI::App& app);
+void add_tune(CLI::App& app);
 
 // Exit status for a job that ^C ended in good order.
 struct Interrupted {};

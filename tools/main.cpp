@@ -48,6 +48,7 @@ int main(int argc, char** argv) {
   kvt::add_eval(app);
   kvt::add_bleu(app);
   kvt::add_kernels(app);
+  kvt::add_tune(app);
   try {
     const std::string profile = kvt::tuning_path(), why = kvt::load_tuning(profile, KVT_VERSION);
     if (!why.empty()) std::fprintf(stderr, "kvt: the tuning profile is ignored: %s\n", why.c_str());

@@ -3,13 +3,15 @@
 
     attention.py [-t 1] [-n 10] [--bench build-bench/attention_bench] [--json FILE]
 
-Needs the Python package torch. Each round runs every engine once at a shape; printed are medians with 95 % intervals of the mean. A multiply-add counts
+Needs the Python package torch. Each round runs every engine at a shape for a tenth of a second and takes the median pass; printed are medians of the
+rounds with 95 % intervals of the mean. One thread is timed by its processor time, several by the clock. A multiply-add counts
 as two operations, and of a causal shape the unmasked half counts alone. The outputs' sums of magnitudes must agree to 1e-3 (inputs differ
 between PyTorch and us, so among ours only, and PyTorch's with themselves), else the run fails.
 
     fused          attention() with the best kernels; fused:avx2, fused:sse2 with those of that instruction set
     unfused        for each head two products by sgemm and the softmax between: by expf of the C library, and by our vector kernel
     torch          scaled_dot_product_attention: PyTorch's own choice (flash attention on CPUs), and its unfused form
+    onednn         unfused, the two products by oneDNN as PyTorch calls it for linear layers, and PyTorch's softmax
 """
 import argparse
 import json
@@ -24,12 +26,14 @@ SHAPES = [(S, S, H, H, False) for S in (50, 128, 197, 384, 512, 2048)] + [(512, 
 DECODE = [(1, 4096, 9, 3), (4, 4096, 9, 3)]
 
 
-def worker(threads):
+def worker(threads, wall):
     """Reads attention_bench's lines, answers as it does."""
     import time
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     torch.set_num_threads(threads)
+    clock = time.process_time if threads == 1 and not wall else time.perf_counter
+    linear = torch.ops.mkldnn._linear_pointwise if torch.backends.mkldnn.is_available() else None
     for line in sys.stdin:
         what, passes, B, heads, kv, d, T, S, causal = [x if i == 0 else int(x) for i, x in enumerate(line.split())]
         torch.manual_seed(7)
@@ -40,6 +44,14 @@ def worker(threads):
 
             def run():
                 return a @ b
+        elif what == "onednn":
+            def run():
+                y, seen = torch.empty_like(q), torch.full((T, S), -math.inf).triu(S - T + 1) if causal else None
+                for b in range(B):
+                    for h in range(heads):
+                        s = linear(q[b, h] * d ** -0.5, k[b, h * kv // heads], None, "none", [], "")
+                        y[b, h] = linear(torch.softmax(s if seen is None else s + seen, -1), v[b, h * kv // heads].t().contiguous(), None, "none", [], "")
+                return y
         else:
             def run():
                 return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=bool(causal), enable_gqa=heads != kv)
@@ -47,18 +59,16 @@ def worker(threads):
             if what == "torch-backward":
                 for x in (q, k, v):
                     x.requires_grad_()
-                seconds, dy = 0, torch.randn(q.shape)
-                for _ in range(passes):
-                    y = run()
-                    start = time.perf_counter()
+                dy = torch.randn(q.shape)
+            times = []
+            for _ in range(passes):
+                start = clock()
+                y = run()
+                if what == "torch-backward":
+                    start = clock()
                     y.backward(dy)
-                    seconds += time.perf_counter() - start
-            else:
-                start = time.perf_counter()
-                for _ in range(passes):
-                    y = run()
-                seconds = time.perf_counter() - start
-        print(seconds / passes, float(y.detach().double().abs().sum()), flush=True)
+                times.append(clock() - start)
+        print(statistics.median(times), float(y.detach().double().abs().sum()), flush=True)
 
 
 def interval(times, work):
@@ -73,9 +83,10 @@ def main():
     parser.add_argument("--bench", default="build-bench/attention_bench")
     parser.add_argument("--json", help="write the figures here")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--wall", action="store_true", help=argparse.SUPPRESS)
     o = parser.parse_args()
     if o.worker:
-        return worker(o.threads)
+        return worker(o.threads, o.wall)
 
     def start(command, **environment):
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment})
@@ -83,10 +94,14 @@ def main():
     ours = [o.bench, str(o.threads)]
     processes = {"": start(ours), "avx2": start(ours, KVT_KERNELS="avx2"), "sse2": start(ours, KVT_KERNELS="sse2"),
                  "torch": start([sys.executable, __file__, "--worker", "-t", str(o.threads)])}
+    if o.threads == 1:                           # one thread beside two, by the clock
+        for n in (1, 2):
+            processes[f"clock{n}"] = start([o.bench, str(n), "wall"])
+            processes[f"torch{n}"] = start([sys.executable, __file__, "--worker", "--wall", "-t", str(n)])
 
     def ask(engine, line):
         what, _, isa = engine.partition(":")
-        process = processes["torch" if what in ("torch", "torch-unfused", "torch-backward", "sgemm") else isa]
+        process = processes[isa or ("torch" if what.startswith(("torch", "onednn", "sgemm")) else "")]
         process.stdin.write(f"{what} {line}\n")
         process.stdin.flush()
         answer = process.stdout.readline()
@@ -100,9 +115,10 @@ def main():
         for name in engines:                     # the first pass warms up, the second says how many fill a tenth of a second
             sums[name] = ask(name, line)[1]
             passes[name] = max(1, min(2000, int(0.1 / ask(name, line)[0])))
+        first = sums[engines[0]] if engines[0] != "sgemm" else sums["fused"]
         for name, value in sums.items():
-            if name.startswith(("fused", "unfused", "backward")) and abs(value / sums["fused"] - 1) > 1e-3:
-                sys.exit(f"{name} computes something else at {shape}: {value} beside {sums['fused']}")
+            if name.startswith(("fused", "unfused", "backward")) and abs(value / first - 1) > 1e-3:
+                sys.exit(f"{name} computes something else at {shape}: {value} beside {first}")
         times = {name: [] for name in engines}
         for _ in range(o.rounds):
             for name in engines:
@@ -115,11 +131,18 @@ def main():
     for T, S, heads, kv, causal in SHAPES:
         shape = {"B": 1, "H": heads, "Hkv": kv, "D": D, "T": T, "S": S, "causal": causal}
         work = 4 * heads * T * S * D * (0.5 if causal else 1)
-        engines = ["fused", "fused:avx2", "fused:sse2", "fused-f16", "unfused-vector", "unfused-libm", "torch", "torch-unfused"]
+        engines = ["fused", "fused:avx2", "fused:sse2", "fused-f16", "unfused-vector", "unfused-libm", "torch", "torch-unfused", "onednn"]
         rates, times = measure(engines, shape, work)
         report.append({**shape, "gflops": rates, "seconds": times})
         print(f"S {S:4}{' causal' if causal else '       '}  " + "  ".join(f"{n} {r:.1f} ± {i:.1f}" for n, (r, i) in rates.items()) +
               f"   fused/torch {rates['fused'][0] / rates['torch'][0]:.2f}  fused/unfused-libm {rates['fused'][0] / rates['unfused-libm'][0]:.2f}", flush=True)
+    for S in (128, 197, 512, 2048) if o.threads == 1 else ():
+        shape = {"B": 1, "H": H, "Hkv": H, "D": D, "T": S, "S": S, "causal": False}
+        engines = ["fused:clock1", "fused:clock2", "torch:torch1", "torch:torch2"]
+        rates, times = measure(engines, shape, 4 * H * S * S * D)
+        report.append({**shape, "scaling": True, "gflops": rates, "seconds": times})
+        one, two, torch_one, torch_two = (rates[n][0] for n in engines)
+        print(f"S {S:4}  two threads beside one, by the clock: fused {two / one:.2f} ({one:.0f}, {two:.0f})  torch {torch_two / torch_one:.2f}", flush=True)
     for T, S, heads, kv, causal in [(512, 512, H, H, False), (512, 512, H, H, True)]:
         shape = {"B": 1, "H": heads, "Hkv": kv, "D": D, "T": T, "S": S, "causal": causal}
         rates, times = measure(["fused", "backward", "torch-backward"], shape, 4 * heads * T * S * D * (0.5 if causal else 1))

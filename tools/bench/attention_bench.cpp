@@ -1,7 +1,9 @@
 // Seconds of attention, for tools/bench/attention.py, which has PyTorch do the same work in turns.
 //
-//   attention_bench THREADS      reads lines "WHAT PASSES B H Hkv D T S CAUSAL", prints for each "SECONDS SUM": the time of one pass, the mean of
-//                                PASSES in a row, and the sum of the outputs' magnitudes, by which the variants are compared
+//   attention_bench THREADS [wall]   reads lines "WHAT PASSES B H Hkv D T S CAUSAL", prints for each "SECONDS SUM": the time of one pass, the median of
+//                                PASSES in a row, and the sum of the outputs' magnitudes, by which the variants are compared.
+//                                One thread is timed by its processor time, so that other work on the machine counts little; else, and with `wall`,
+//                                by the clock.
 //
 //   WHAT   fused, fused-f16     attention() on F32 keys and values, or on F16 ones; KVT_KERNELS says by which kernels
 //          backward             all three gradients of fused
@@ -10,7 +12,9 @@
 //          read                 as many bytes as F16 keys and values have, read once: the limit of decoding
 //
 // Decoding (T ≤ 8) and reading go through the caches of 30 layers in turn, as a model does: they come from memory.
-#include <chrono>
+#include <time.h>
+
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -66,18 +70,38 @@ void unfused(float* y, const Work& w, const Tensor& q, const Tensor& k, const Te
   });
 }
 
+clockid_t kind = CLOCK_MONOTONIC;
+
+double now() {
+  timespec t;
+  clock_gettime(kind, &t);
+  return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
+}
+
+template <class F>
+double seconds(F&& pass) {
+  const double start = now();
+  pass();
+  return now() - start;
+}
+
+double median(std::vector<double> times) {
+  std::sort(times.begin(), times.end());
+  return times.empty() ? 0 : times[times.size() / 2];
+}
 template <class F>
 double seconds(int64_t passes, F&& pass) {
-  const auto start = std::chrono::steady_clock::now();
-  for (int64_t i = 0; i < passes; ++i) pass();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / double(passes);
+  std::vector<double> times(static_cast<size_t>(passes));
+  for (double& t : times) t = seconds(pass);
+  return median(times);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) try {
-  require(argc == 2, "usage: attention_bench THREADS");
+  require(argc == 2 || (argc == 3 && std::string(argv[2]) == "wall"), "usage: attention_bench THREADS [wall]");
   set_default_threads({.threads = std::atoi(argv[1])});
+  if (std::atoi(argv[1]) == 1 && argc == 2) kind = CLOCK_PROCESS_CPUTIME_ID;
   std::string what;
   Work w;
   for (int64_t passes = 0; std::cin >> what >> passes >> w.B >> w.H >> w.Hkv >> w.D >> w.T >> w.S >> w.causal;) {
@@ -100,12 +124,14 @@ int main(int argc, char** argv) try {
     } else if (what == "backward") {
       const Tensor dy = randn(q.shape(), rng);
       for (const Tensor& x : {q, k, v}) x.want_grad(), x.grad();
+      std::vector<double> times;
       for (int64_t i = 0; i < passes; ++i) {
         Tape tape;
         y = attention(q, k, v, options);
         std::copy_n(dy.data(), dy.size(), y.grad());
-        time += seconds(1, [&] { tape.backward_from_grads(); }) / double(passes);
+        times.push_back(seconds([&] { tape.backward_from_grads(); }));
       }
+      time = median(times);
     } else if (what == "unfused-libm" || what == "unfused-vector") {
       y = Tensor(q.shape());
       time = seconds(passes, [&] { unfused(y.data(), w, q, k, v, what == "unfused-libm"); });
