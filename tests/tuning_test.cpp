@@ -88,7 +88,7 @@ TEST_CASE("a profile is read where it was measured, and ignored elsewhere with t
     const std::string other = write("b.json", changed);
     const std::string said = load_tuning(other, version);
     CAPTURE(said);
-    CHECK(said.find(other) == 0);
+    CHECK(said.find(other) != said.npos);
     CHECK(said.find(why) != said.npos);
     CHECK_FALSE(first.is_set());
     std::filesystem::remove(other);
