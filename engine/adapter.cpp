@@ -136,12 +136,19 @@ LoraSet load_adapter(Model& model, const Gguf& file, float scale, const std::str
   return set;
 }
 
+DType factor_type(const Tensor& factor, DType type) {
+  require(is_float(type) || type == DType::Q8_0, "adapter: factors are stored as F32, F16, BF16 or Q8_0, not ", type);
+  return type == DType::Q8_0 && factor.dim(-1) % info(type).block != 0 ? DType::F16 : type;
+}
+
 Gguf adapter_file(const LoraSet& set, const std::string& architecture, const std::string& base, DType type) {
-  require(type == DType::F32 || type == DType::F16, "adapter: factors are stored as F32 or F16, not ", type);
   Gguf file = new_adapter("lora", architecture, base);
   file.set("adapter.lora.alpha", set.alpha);
   if (set.fusion) write_fusion(file, *set.fusion);
-  for (const auto& [name, factor, decay] : trained_factors(set)) file.add(name, type == DType::F32 ? factor : pack(factor, type));
+  for (const auto& [name, factor, decay] : trained_factors(set)) {
+    const DType stored = factor_type(factor, type);
+    file.add(name, stored == DType::F32 ? factor : pack(factor, stored));
+  }
   return file;
 }
 

@@ -58,7 +58,10 @@ TrainedSet trained_factors(const LoraSet& set);       // names as in the file
 // or a fingerprint other than `base`, unless `any_base`. No layer has changed then.
 LoraSet load_adapter(Model& model, const Gguf& file, float scale, const std::string& base, bool any_base = false);
 
-// The file's contents; `type` F32 or F16. Write it with Gguf::write.
+// How a factor is stored where `type` is asked for: F32, F16, BF16, or Q8_0, which becomes F16 where rows do not fill its blocks, as those of B
+// seldom do. Throws for other types.
+DType factor_type(const Tensor& factor, DType type);
+// The file's contents. Write it with Gguf::write.
 Gguf adapter_file(const LoraSet& set, const std::string& architecture, const std::string& base, DType type);
 
 // The base with every LoRA and IA3 adapter of `model` merged into its weights (models/adapt.h), each in its base's type, or all

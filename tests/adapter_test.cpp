@@ -1,8 +1,10 @@
 #include "tests/main.h"
 
 #include "engine/adapter.h"
+#include "engine/compress.h"
 #include "engine/fingerprint.h"
 #include "tests/check.h"
+#include "ops/svd.h"
 #include "tests/small_llama.h"
 
 using namespace kvt;
@@ -109,6 +111,59 @@ TEST_CASE("factors of other types, α = 0, norms that are passed over") {
   load_adapter(*a.model, no_alpha, 0.75f, a.id);      // s = 0.75
   load_adapter(*b.model, exact, 0.5f, b.id);          // s = 0.5 · 6/4
   CHECK(equal(logits_of(*a.model), logits_of(*b.model)));
+}
+
+TEST_CASE("truncated adapters: the nearest of their rank, more where there is more energy, no more numbers than asked for") {
+  Base base;
+  LoraSet set = attach_lora(*base.model, {.rank = 6, .alpha = 12, .targets = {"attn_q", "ffn_down"}, .first_layer = 0, .last_layer = -1, .seed = 1});
+  Rng rng(2);
+  std::vector<Tensor> before;
+  int64_t at_rank_3 = 0;
+  for (size_t i = 0; i < set.layers.size(); ++i) {
+    Lora& lora = *set.layers[i].lora;
+    for (float& x : lora.b.values()) x = (i == 0 ? 1.f : 0.01f) * rng.normal();      // nearly all energy in the first
+    before.push_back(scale(matmul(lora.b, lora.a), lora.scale));
+    at_rank_3 += 3 * (lora.a.dim(1) + lora.b.dim(0));
+  }
+  const Tensor logits = logits_of(*base.model);
+  LoraSet whole = set;
+  for (auto& layer : whole.layers) layer.lora = std::make_shared<Lora>(*layer.lora);
+  CHECK(truncate(whole, 6) == doctest::Approx(1));
+  for (size_t i = 0; i < set.layers.size(); ++i) {
+    const Lora& lora = *whole.layers[i].lora;
+    CHECK(lora.scale == 1);
+    CHECK(max_relative_error(matmul(lora.b, lora.a).values(), before[i].values()) < 1e-5);
+  }
+  const double kept = truncate(set, 3);
+  CHECK(set.layers[0].lora->rank() == 6);
+  double energy = 0, left = 0;
+  int64_t numbers = 0;
+  for (size_t i = 0; i < set.layers.size(); ++i) {
+    const Lora& lora = *set.layers[i].lora;
+    numbers += lora.a.size() + lora.b.size();
+    CHECK(lora.rank() >= 1);
+    // Eckart–Young: what is missing has the energy of the singular values left out.
+    double missing = 0, tail = 0;
+    const Tensor rest = before[i] - matmul(lora.b, lora.a);
+    for (float x : rest.values()) missing += double(x) * double(x);
+    const Svd all = svd(before[i]);
+    for (int64_t j = 0; j < all.rank(); ++j) (j < lora.rank() ? energy : tail) += double(all.s.data()[j]) * double(all.s.data()[j]);
+    CHECK(missing == doctest::Approx(tail).epsilon(1e-3).scale(1e-6));
+    left += tail;
+  }
+  CHECK(numbers <= at_rank_3);
+  CHECK(kept == doctest::Approx(energy / (energy + left)));
+  CHECK_THROWS_WITH_AS(truncate(set, 0.5), "adapter: a mean rank of 0.5, expected 1 or more", Error);
+
+  // Rounded as stored: the file read again computes the same bits.
+  round_to(set, DType::Q8_0);
+  const Gguf file = adapter_file(set, "llama", base.id, DType::Q8_0);
+  CHECK(file.tensor(set.layers[0].name + ".weight.lora_a").dtype() == DType::Q8_0);
+  CHECK(file.tensor(set.layers[0].name + ".weight.lora_b").dtype() == DType::F16);
+  Base other;
+  load_adapter(*other.model, file, 1, other.id);
+  CHECK(equal(logits_of(*other.model), logits_of(*base.model)));
+  CHECK(max_relative_error(logits_of(*base.model).values(), logits.values()) < 0.02);
 }
 
 TEST_CASE("merged weights compute what base and adapters compute") {

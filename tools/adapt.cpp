@@ -123,6 +123,7 @@ void add_adapt(CLI::App& app) {
   c->add_option("--k", o->k, "kvt: directions a layer and round (default 8), or auto");
   c->add_option("--rounds", o->rounds, "kvt: rounds at most (default 8), each one pass over the data; lora: restarts, the steps shared among them")->check(CLI::PositiveNumber);
   c->add_option("--eta", o->eta, "kvt: where the first line search starts (default 1/32)")->check(CLI::PositiveNumber);
+  c->add_option("--mean-rank", o->mean_rank, "store factors of this mean rank (kvt: otherwise k x rounds), of higher rank where there is more energy")->check(CLI::Range(1.0, 1e4));
   c->add_option("--levels", o->levels, "kvt-generated: concept, sentence, word (default: all three), or none = the constant core")->delimiter(',')
       ->check(CLI::IsMember({"concept", "sentence", "word", "none"}));
   c->add_option("--size", o->size, "kvt-generated: numbers in a knowledge vector, and rank of the adapter (default: sqrt(width)/4)")->check(CLI::PositiveNumber);
@@ -135,7 +136,7 @@ void add_adapt(CLI::App& app) {
   auto* valid = c->add_option("--valid", o->valid, "validation data, likewise");
   c->add_option("--valid-split", o->valid_split, "take this fraction from the end of the data for validation; classify: drawn by the seed")->excludes(valid)->check(CLI::Range(0.0, 0.9));
   c->add_option("-o,--out", o->out, "adapter GGUF to write (full: model GGUF)")->required();
-  c->add_option("--out-type", o->out_type, "F32 (default) or F16; full also BF16, Q8_0")->check(CLI::IsMember({"F32", "F16", "BF16", "Q8_0"}, CLI::ignore_case));
+  c->add_option("--out-type", o->out_type, "F32 (default), F16, BF16, or Q8_0 (of low-rank factors A alone: B becomes F16)")->check(CLI::IsMember({"F32", "F16", "BF16", "Q8_0"}, CLI::ignore_case));
   c->add_option("--rank", o->rank, "LoRA rank (default 8)")->check(CLI::PositiveNumber);
   c->add_option("--alpha", o->alpha, "LoRA alpha; the scale is alpha/rank (default 16)");
   c->add_option("--targets", o->targets, "layers to adapt: attn_q,attn_v,ffn_down,… or all (default)")->delimiter(',');
@@ -187,7 +188,8 @@ void add_adapt(CLI::App& app) {
             "  kvt run -m model.gguf --adapter domain.gguf -p \"…\"");
   c->callback([o] {
     for (char& letter : o->out_type) letter = char(std::toupper(letter));
-    if (o->method != "full" && o->out_type != "F32" && o->out_type != "F16") throw CLI::ValidationError("--out-type", "an adapter is written as F32 or F16");
+    if (o->method == "kvt-generated" && o->out_type != "F32" && o->out_type != "F16") throw CLI::ValidationError("--out-type", "generated cores are written as F32 or F16");
+    if (o->mean_rank > 0 && !in_rounds(*o)) throw CLI::ValidationError("--mean-rank", "is of methods that go in rounds: kvt, or lora with --rounds; for others: kvt export");
     if (o->fuse == "auto" && !in_rounds(*o) && o->valid.empty() && o->valid_split <= 0) throw CLI::ValidationError("--fuse", "auto needs --valid or --valid-split");
     if (o->method == "kvt-generated" && o->fuse.empty()) o->fuse = "0.7";
     if (!o->fuse.empty() && o->method == "full") throw CLI::ValidationError("--fuse", "is of an adapter with its base; --method full leaves no base");

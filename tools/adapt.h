@@ -27,6 +27,7 @@ struct AdaptOptions {
   std::string init;                               // of low-rank methods; "" = lora: random, lora-xs: weight-svd, kvt: gradient-svd
   int64_t rounds = 0;                             // 0 = kvt 8, others 1
   float eta = 1.f / 32;
+  double mean_rank = 0;                           // of what rounds store; 0 = as they made it
   std::vector<std::string> levels = {"concept", "sentence", "word"};      // of kvt-generated
   int64_t size = 0, vectors = 0, knowledge_layer = -1, texts = 16;
   bool no_extractor = false;
@@ -66,6 +67,7 @@ std::unique_ptr<Goal> class_goal(const AdaptOptions& o);       // tools/adapt_cl
 // The blocks that --layers or --drop name, first and last; −1 = to the last.
 using BlockRange = std::pair<int64_t, int64_t>;
 BlockRange blocks_of(const AdaptOptions& o, const Model& model);
+DType out_type(const AdaptOptions& o);
 inline bool is_lora(const AdaptOptions& o) { return o.method == "lora" || o.method == "adapterdrop"; }
 
 // All that decides the result, for comparing a checkpoint's with it.

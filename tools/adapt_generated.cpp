@@ -31,7 +31,7 @@ Method set_up_generated(const AdaptOptions& o, Goal& goal) {
   if (goal.has_validation()) method.validation = task(Goal::Part::validation);
   method.trained = trained_tensors(*set);
   for (const Trained& t : goal.head()) method.trained.push_back(t);
-  const DType type = o.out_type == "F16" ? DType::F16 : DType::F32;
+  const DType type = out_type(o);
   method.result = [=, &goal] {
     fill_bank(*set, *states);
     Gguf file = kvt_file(*set, lm->architecture(), goal.base, type);

@@ -23,6 +23,8 @@ BlockRange blocks_of(const AdaptOptions& o, const Model& model) {
   return {first, n == 2 ? last : first};
 }
 
+DType out_type(const AdaptOptions& o) { return find_dtype(o.out_type.c_str())->type; }
+
 static std::string joined(const std::vector<std::string>& parts) {
   std::string text;
   for (const std::string& part : parts) text += (text.empty() ? "" : ",") + part;
@@ -86,7 +88,7 @@ Method set_up(const AdaptOptions& o, Goal& goal) {
   const auto [first, last] = blocks_of(o, model);
   if (o.method == "full") {
     require(o.model.adapters.empty(), "adapt: --method full trains the base's own weights; merge adapters into it first (kvt merge)");
-    const DType type = find_dtype(o.out_type.c_str())->type;
+    const DType type = out_type(o);
     return with_tasks(goal, all_weights(model), [&goal, &model, type] { return model_file(goal.gguf, model, type); });
   }
   if (o.method == "ia3") {
@@ -107,7 +109,7 @@ Method set_up(const AdaptOptions& o, Goal& goal) {
   lora.first_layer = first;
   lora.last_layer = last;
   const LoraSet set = attach_lora(model, lora);
-  const DType type = o.out_type == "F16" ? DType::F16 : DType::F32;
+  const DType type = out_type(o);
   return with_tasks(goal, trained_factors(set), [set, &goal, &model, type] { return adapter_file(set, model.architecture(), goal.base, type); });
 }
 

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "engine/checkpoint.h"
+#include "engine/compress.h"
 #include "engine/rounds.h"
 #include "tools/adapt.h"
 #include "tools/commands.h"
@@ -66,6 +67,22 @@ static int64_t trained_numbers(const RoundsOptions& options, const std::vector<T
     n += options.core == CoreForm::extracted ? 0 : options.core == CoreForm::spectral ? k : options.core == CoreForm::dense ? k * k : k * (w[0] + w[1]);
   }
   return n;
+}
+
+// Makes of the adapters what is stored, and tells what that costs.
+static void compress(Report& report, const AdaptOptions& o, const Task& validation, RoundsState& state) {
+  if (o.mean_rank == 0 && out_type(o) == DType::F32) return;
+  const double kept = o.mean_rank > 0 ? truncate(state.set, o.mean_rank) : 1;
+  round_to(state.set, out_type(o));
+  const double loss = evaluate(validation, o.train.batch, interrupted);
+  if (interrupted()) throw Interrupted();
+  char text[160];
+  std::snprintf(text, sizeof text, "stored      %s, mean rank %g: %.1f %% of the energy; validation loss %.4f -> %.4f", o.out_type.c_str(), o.mean_rank, 100 * kept,
+                state.losses.back(), loss);
+  report.line(text);
+  report.event({{"event", "compressed"}, {"type", o.out_type}, {"mean_rank", o.mean_rank}, {"energy", kept}, {"before", state.losses.back()}, {"loss", loss}});
+  state.losses.back() = loss;
+  ++state.evaluations;
 }
 
 void adapt_in_rounds(const AdaptOptions& o, Goal& goal, Report& report) {
@@ -134,7 +151,8 @@ void adapt_in_rounds(const AdaptOptions& o, Goal& goal, Report& report) {
     throw Interrupted();
   }
   require(state.rounds() > 0, o.method, ": no step lowers the validation loss (", state.losses[0], " nats per label); nothing is written");
-  Gguf result = rounds_file(state, options.core, architecture, base, o.out_type == "F16" ? DType::F16 : DType::F32);
+  compress(report, o, *held_out, state);
+  Gguf result = rounds_file(state, options.core, architecture, base, out_type(o));
   goal.store(result);
   store_fusion(report, o, goal, nullptr, result);
   result.write(o.out);

@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "engine/adapter.h"
+#include "engine/compress.h"
 #include "engine/control_vector.h"
 #include "engine/fingerprint.h"
 #include "engine/ia3.h"
@@ -19,6 +20,7 @@ struct Options {
   ModelOptions model;
   std::string to = "lora", type, data, out;
   int64_t length = 256;
+  double mean_rank = 0;
 };
 
 // Scales are folded into B: α = 0 means scale 1 whatever the rank.
@@ -53,6 +55,7 @@ LoraSet attach(CausalLm& model, const Gguf& file, float scale, const std::string
 void run(const Options& o) {
   require(o.model.adapters.size() == 1, "export: expected one --adapter, got ", o.model.adapters.size());
   require((o.to == "control-vector") == !o.data.empty(), "export: --data belongs to --to control-vector, which needs it");
+  require(o.mean_rank == 0 || o.to == "lora", "export: --mean-rank belongs to --to lora");
   require(o.type.empty() || o.to != "control-vector", "export: a control vector is F32");
   std::optional<DType> type;
   if (!o.type.empty()) {
@@ -66,8 +69,9 @@ void run(const Options& o) {
   const auto [path, scale] = split_scale(o.model.adapters[0]);
   const Gguf adapter = Gguf::open(path);
   const std::string base = fingerprint(m.gguf);
-  const LoraSet set = attach(*m.model, adapter, scale, base, o.model.any_base, o.to);
+  LoraSet set = attach(*m.model, adapter, scale, base, o.model.any_base, o.to);
 
+  if (o.mean_rank > 0) std::fprintf(stderr, "mean rank %g keeps %.1f %% of the energy\n", o.mean_rank, 100 * truncate(set, o.mean_rank));
   Gguf file;
   if (o.to == "lora") file = plain_lora(set, m.model->architecture(), base, type.value_or(DType::F32));
   else if (o.to == "merged") file = merged_model(m.gguf, *m.model, type), copy_classes(adapter, file);
@@ -85,11 +89,13 @@ void add_export(CLI::App& app) {
   CLI::App* c = app.add_subcommand("export", "write an adapter as LoRA, control vector or merged model for other programs");
   add_model_options(*c, o->model);
   c->add_option("--to", o->to, "lora (default; also llama.cpp's), control-vector (llama.cpp's) or merged")->check(CLI::IsMember({"lora", "control-vector", "merged"}));
-  c->add_option("--type", o->type, "lora: F32 (default) or F16; merged: F32, F16, Q8_0, … (default: each matrix keeps its own)");
+  c->add_option("--type", o->type, "lora: F32 (default), F16, BF16 or Q8_0 (A alone: B becomes F16); merged: F32, F16, Q8_0, … (default: each matrix keeps its own)");
+  c->add_option("--mean-rank", o->mean_rank, "lora: truncate to factors of this mean rank, of higher rank where there is more energy")->check(CLI::Range(1.0, 1e4));
   c->add_option("--data", o->data, "control-vector: text over whose tokens the adapter's effect is averaged");
   c->add_option("--length", o->length, "control-vector: tokens in one pass (default 256)")->check(CLI::PositiveNumber);
   c->add_option("-o,--out", o->out, "GGUF file to write")->required();
   c->footer("Examples:\n  kvt export -m model.gguf --adapter domain.gguf --to lora --type F16 -o domain-lora.gguf\n"
+            "  kvt export -m model.gguf --adapter domain.gguf --to lora --mean-rank 4 --type Q8_0 -o small.gguf\n"
             "  kvt export -m model.gguf --adapter domain.gguf --to control-vector --data domain.txt -o domain-vector.gguf\n"
             "  kvt export -m model.gguf --adapter domain.gguf --to merged -o merged.gguf");
   c->callback([o] { run(*o); });
