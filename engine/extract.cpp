@@ -28,52 +28,65 @@ class Taps {
 
 }  // namespace
 
-std::vector<LayerGradient> extract_gradients(const Task& task, const std::vector<TargetLayer>& layers, const ExtractOptions& options,
-                                             const std::function<void(const ExtractProgress&)>& progress,
-                                             const std::function<bool()>& cancelled, double* loss) {
+Extraction::Extraction(const std::vector<TargetLayer>& layers, const ExtractOptions& options) : layers_(layers), options_(options), tests_(options.k, options.seed) {
   require(options.k >= 1 && options.batch >= 1, "extract: ", options.k, " directions, batches of ", options.batch);
-  std::vector<int64_t> indices(size_t(task.size()));
-  std::iota(indices.begin(), indices.end(), 0);
-  const int64_t labels = task.extent(indices).labels;
-  require(labels > 0, "extract: the data has nothing to learn");
+  sketches_.reserve(layers.size());
+  for (const TargetLayer& layer : layers) sketches_.emplace_back(layer.linear->weight.shape[0], layer.linear->weight.shape[1], tests_);
+}
 
-  TestMatrices tests(options.k, options.seed);
-  std::vector<GradientSketch> sketches;
-  sketches.reserve(layers.size());
-  for (const TargetLayer& layer : layers) sketches.emplace_back(layer.linear->weight.shape[0], layer.linear->weight.shape[1], tests);
-  {
-    const Storage::Reuse blocks;
-    const Taps taps(layers, sketches);
-    double total = 0;
-    int64_t seen = 0;
-    for (int64_t begin = 0; begin < task.size(); begin += options.batch) {
-      if (cancelled && cancelled()) return {};
-      const auto batch = std::span<const int64_t>(indices).subspan(size_t(begin), size_t(std::min(options.batch, task.size() - begin)));
-      const int64_t n = task.extent(batch).labels;
-      if (n > 0) {
-        Tape tape(options.precision);
-        const Tensor l = task.loss(batch, {.random = nullptr, .recompute = options.recompute});
-        total += double(l.item()) * double(n);
-        seen += n;
-        tape.backward(scale(l, float(double(n) / double(labels))));
-      }
-      if (progress) progress({begin + int64_t(batch.size()), task.size(), total / double(std::max<int64_t>(seen, 1))});
+double Extraction::add(const Task& task, std::span<const int64_t> indices, const std::function<void(const ExtractProgress&)>& progress,
+                       const std::function<bool()>& cancelled) {
+  const auto size = int64_t(indices.size());
+  const Storage::Reuse blocks;
+  const Taps taps(layers_, sketches_);
+  double total = 0;
+  int64_t seen = 0;
+  for (int64_t begin = 0; begin < size; begin += options_.batch) {
+    if (cancelled && cancelled()) return std::nan("");
+    const auto batch = indices.subspan(size_t(begin), size_t(std::min(options_.batch, size - begin)));
+    const int64_t n = task.extent(batch).labels;
+    if (n > 0) {
+      Tape tape(options_.precision);
+      const Tensor l = task.loss(batch, {.random = nullptr, .recompute = options_.recompute});
+      total += double(l.item()) * double(n);
+      seen += n;
+      tape.backward(scale(l, float(n)));
     }
-    require(std::isfinite(total), "extract: the loss is ", total / double(labels));
-    if (loss) *loss = total / double(labels);
+    if (progress) progress({begin + int64_t(batch.size()), size, total / double(std::max<int64_t>(seen, 1))});
   }
-  std::vector<LayerGradient> gradients(layers.size());
-  parallel_for(int64_t(layers.size()), 1, [&](int64_t begin, int64_t end) {
+  require(seen > 0, "extract: the data has nothing to learn");
+  require(std::isfinite(total), "extract: the loss is ", total / double(seen));
+  labels_ += seen;
+  return total / double(seen);
+}
+
+std::vector<LayerGradient> Extraction::gradients() const {
+  std::vector<LayerGradient> gradients(layers_.size());
+  const float mean = 1 / float(labels_);
+  parallel_for(int64_t(layers_.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      GradientSketch& sketch = sketches[size_t(i)];
+      const GradientSketch& sketch = sketches_[size_t(i)];
       LayerGradient& g = gradients[size_t(i)];
-      g.energy = sketch.energy();
-      require(std::isfinite(g.energy), "extract: the gradient of '", layers[size_t(i)].name, "' is not finite");
-      if (g.energy > 0) g.svd = sketch.leading(options.k);
-      else g.svd = {Tensor::zeros({layers[size_t(i)].linear->weight.shape[0], 1}), Tensor::zeros({1}), Tensor::zeros({layers[size_t(i)].linear->weight.shape[1], 1})};
+      g.energy = sketch.energy() * double(mean) * double(mean);
+      require(std::isfinite(g.energy), "extract: the gradient of '", layers_[size_t(i)].name, "' is not finite");
+      const Shape& w = layers_[size_t(i)].linear->weight.shape;
+      if (g.energy > 0) g.svd = sketch.leading(options_.k), g.svd.s = scale(g.svd.s, mean);
+      else g.svd = {Tensor::zeros({w[0], 1}), Tensor::zeros({1}), Tensor::zeros({w[1], 1})};
     }
   });
   return gradients;
+}
+
+std::vector<LayerGradient> extract_gradients(const Task& task, const std::vector<TargetLayer>& layers, const ExtractOptions& options,
+                                             const std::function<void(const ExtractProgress&)>& progress,
+                                             const std::function<bool()>& cancelled, double* loss) {
+  std::vector<int64_t> indices(size_t(task.size()));
+  std::iota(indices.begin(), indices.end(), 0);
+  Extraction extraction(layers, options);
+  const double mean = extraction.add(task, indices, progress, cancelled);
+  if (std::isnan(mean)) return {};
+  if (loss) *loss = mean;
+  return extraction.gradients();
 }
 
 int64_t directions_holding(const std::vector<LayerGradient>& gradients, double share) {

@@ -1,7 +1,9 @@
 #include "engine/rounds.h"
 
 #include <chrono>
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <tuple>
 
 #include "tensor/parallel.h"
@@ -77,6 +79,8 @@ class Rounds {
     require(options.k >= 0 && options.rounds >= 1, "kvt: ", options.k, " directions, ", options.rounds, " rounds");
     require(options.core != CoreForm::extracted || options.basis == Basis::gradient, "kvt: the extracted core is made of gradients");
     require(options.k > 0 || options.basis == Basis::gradient, "kvt: an automatic k needs gradients");
+    require(!options.learn_validation || options.core == CoreForm::extracted, "kvt: a trained core does not learn validation data");
+    require(options.portion >= 0, "kvt: portions of ", options.portion, " labels");
     require(options.eta > 0 && std::isfinite(options.eta), "kvt: first step ", options.eta);
   }
 
@@ -128,11 +132,17 @@ class Rounds {
     if (!choose) state_.k = state_.k > 0 ? state_.k : options_.k;
     extract.k = choose ? automatic_k_most : state_.k;
     extract.seed = options_.extract.seed + uint64_t(report.round);
-    const std::vector<LayerGradient> gradients =
-        options_.basis == Basis::gradient ? extract_gradients(data_, layers_, extract, callbacks_.extracting, callbacks_.cancelled, &report.training_loss)
-                                          : other_bases(extract.k, extract.seed);
-    if (gradients.empty()) return false;
-    if (options_.basis == Basis::gradient) ++state_.extractions;
+    std::vector<LayerGradient> gradients;
+    Extraction extraction(layers_, extract);
+    if (options_.basis == Basis::gradient) {
+      const std::vector<int64_t> examples = portion(report.round);
+      report.training_loss = extraction.add(data_, examples, callbacks_.extracting, callbacks_.cancelled);
+      if (cancelled()) return false;
+      gradients = extraction.gradients();
+      state_.extractions += double(examples.size()) / double(data_.size());
+    } else {
+      gradients = other_bases(extract.k, extract.seed);
+    }
 
     int64_t k = choose ? directions_holding(gradients, automatic_k_share) : state_.k;
     const Snapshot before = snapshot();
@@ -150,11 +160,19 @@ class Rounds {
     }
     if (cancelled() || step.eta == 0) restore(before);
     if (cancelled()) return false;
-    if (choose) state_.k = k;
-    if (step.eta > 0) keep(gradients, k, step);
     report.k = k;
     report.eta = step.eta;
     report.loss = step.loss;
+    if (options_.learn_validation && step.eta > 0) {
+      restore(before);                         // W_l of the training data's D_l, where the validation data's gradient is taken as well
+      if (std::isnan(extraction.add(validation_, all(validation_), callbacks_.extracting, callbacks_.cancelled))) return false;
+      gradients = extraction.gradients();
+      move(gradients, k)(step.eta);
+      step.loss = evaluate();
+      if (cancelled()) return restore(before), false;
+    }
+    if (choose) state_.k = k;
+    if (step.eta > 0) keep(gradients, k, step);
     double layers = 0;
     for (const LayerGradient& g : gradients) {
       if (g.energy <= 0) continue;
@@ -163,6 +181,23 @@ class Rounds {
     }
     report.energy /= std::max(layers, 1.0);
     return true;
+  }
+
+  static std::vector<int64_t> all(const Task& task) {
+    std::vector<int64_t> examples(size_t(task.size()));
+    std::iota(examples.begin(), examples.end(), 0);
+    return examples;
+  }
+
+  // The examples that a round extracts from: every P-th, P the number of portions in the data.
+  std::vector<int64_t> portion(int64_t round) const {
+    const std::vector<int64_t> examples = all(data_);
+    if (options_.portion == 0) return examples;
+    const double labels = double(data_.extent(examples).labels);
+    const int64_t parts = std::clamp<int64_t>(std::llround(labels / double(options_.portion)), 1, data_.size());
+    std::vector<int64_t> part;
+    for (int64_t i = (round - 1) % parts; i < data_.size(); i += parts) part.push_back(i);
+    return part;
   }
 
   // U, S, V of the weights; or random rows of V as LoRA starts with, and orthonormal U.
@@ -229,14 +264,14 @@ class Rounds {
     state_.losses.push_back(step.loss);
   }
 
-  // extracted:  A = Vᵀ,  B = −η U (S/s_1)
-  Step search(const std::vector<LayerGradient>& gradients, int64_t k) {
+  // extracted:  A = Vᵀ,  B = −η U (S/s_1); returns what sets η
+  std::function<void(float)> move(const std::vector<LayerGradient>& gradients, int64_t k) {
     std::vector<Svd> kept;
     for (size_t i = 0; i < layers_.size(); ++i) {
       kept.push_back(gradients[i].svd.leading(k));
       add(i, transposed(kept[i].v), kept[i].u);
     }
-    const auto set_step = [&](float eta) {
+    return [this, kept](float eta) {
       for (size_t i = 0; i < layers_.size(); ++i) {
         const Tensor &u = kept[i].u, &b = state_.set.layers[i].lora->b;
         const std::vector<float> w = weights(kept[i]);
@@ -245,6 +280,10 @@ class Rounds {
           for (int64_t j = 0; j < columns; ++j) b.data()[o * rank + rank - columns + j] = -eta * u.data()[o * columns + j] * w[size_t(j)];
       }
     };
+  }
+
+  Step search(const std::vector<LayerGradient>& gradients, int64_t k) {
+    const auto set_step = move(gradients, k);
     const auto loss_at = [&](float eta) {
       set_step(eta);
       const double loss = evaluate();
@@ -332,7 +371,7 @@ Gguf rounds_file(const RoundsState& state, CoreForm core, const std::string& arc
   file.set("kvt.etas", state.etas);
   file.set("kvt.losses", state.losses);
   file.set("kvt.singular_values", state.singular);
-  file.set("kvt.extraction_passes", uint32_t(state.extractions));
+  file.set("kvt.extraction_passes", state.extractions);
   file.set("kvt.validation_passes", uint32_t(state.evaluations));
   file.set("kvt.finished", state.finished);
   return file;
@@ -345,7 +384,7 @@ RoundsState read_rounds(Model& model, const Gguf& file, const std::vector<Target
   state.etas = file.array<float>("kvt.etas");
   state.losses = file.array<double>("kvt.losses");
   state.singular = file.array<float>("kvt.singular_values");
-  state.extractions = file.integer("kvt.extraction_passes");
+  state.extractions = file.real("kvt.extraction_passes");
   state.evaluations = file.integer("kvt.validation_passes");
   state.finished = file.boolean("kvt.finished", false);
   require(state.k >= 1 && state.rounds() == file.integer("kvt.rounds") && int64_t(state.losses.size()) == state.rounds() + 1, path,

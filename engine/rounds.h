@@ -7,6 +7,9 @@
 //             dense       W_l ← W_l + s U C Vᵀ,  C [k, k] trained from zero, s = 2
 //             lora        W_l ← W_l + s B A,  A from Vᵀ, B from zero, both trained
 //
+// What a line search has found on validation text it need not be kept from: with `learn_validation` η is the best for D_l of the training data on
+// the validation data, and the step then taken is D_l of both. Losses after it are of learned text, and better than on any other.
+//
 // With other bases than the gradient's the same rounds are other methods:
 //
 //   random A, lora               LoRA merged and restarted: in each round a new pair, the earlier ones kept (as ReLoRA, Lialin et al. 2023)
@@ -33,7 +36,9 @@ struct RoundsOptions {
   float scale = 2;                   // s of trained cores
   int64_t k = 8;                     // directions a layer and round; 0 = automatic
   int64_t rounds = 8;                // at most
-  float eta = 1.f / 32;                 // where the first line search starts
+  float eta = 1.f / 32;              // where the first line search starts
+  int64_t portion = 0;               // labels that a round extracts from, in turns through the data; 0 = all of the data
+  bool learn_validation = false;     // extracted: see above
   ExtractOptions extract;            // its k is ignored, its seed is that of the first round
   TrainOptions train;                // of trained cores: steps of all rounds together; also the size of validation batches
   TrainedSet beside;                 // trained together with each round's core: a class head. The extracted core leaves it as it is
@@ -51,7 +56,7 @@ struct RoundsState {
   std::vector<float> etas;           // of the rounds done (spectral and dense: 1)
   std::vector<double> losses;        // validation, in nats per label: of the base, then after each round
   std::vector<float> singular;       // s_1 … s_k of each layer, round after round
-  int64_t extractions = 0;           // passes over the training data for gradients
+  double extractions = 0;            // passes over the training data for gradients
   int64_t evaluations = 0;           // validation passes
   bool finished = false;
   int64_t rounds() const { return int64_t(etas.size()); }
@@ -61,7 +66,7 @@ struct RoundReport {
   int64_t round;                     // from 1
   float eta;                         // 0: no step helped
   double training_loss;              // before the round; 0 without extraction, as is `energy`
-  double loss, before;               // validation
+  double loss, before;               // validation: at the step found, and before the round
   double energy;                     // share of the gradient's that the k directions hold, mean over layers
   int64_t k, rank, evaluations;      // rank of the result so far; validation passes of this round
   double seconds, seconds_left;      // left: if all rounds take place and take as long
@@ -90,7 +95,7 @@ Step line_search(const std::function<double(float)>& f, double at_zero, float st
 //   kvt.core               string   "extracted", "spectral", "dense"         kvt.k  u32        kvt.rounds  u32
 //   kvt.etas               f32[]    one a round                              kvt.losses  f64[]    RoundsState::losses
 //   kvt.singular_values    f32[]    RoundsState::singular
-//   kvt.extraction_passes  u32      kvt.validation_passes  u32      kvt.finished  bool
+//   kvt.extraction_passes  f64      kvt.validation_passes  u32      kvt.finished  bool
 Gguf rounds_file(const RoundsState& state, CoreForm core, const std::string& architecture, const std::string& base, DType type);
 // Attaches the adapters of such a file, as it was written in F32, and returns the state. Throws an Error for a file of another base or of
 // other layers than `layers`.

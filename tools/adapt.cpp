@@ -123,6 +123,8 @@ void add_adapt(CLI::App& app) {
   c->add_option("--k", o->k, "kvt: directions a layer and round (default 8), or auto");
   c->add_option("--rounds", o->rounds, "kvt: rounds at most (default 8), each one pass over the data; lora: restarts, the steps shared among them")->check(CLI::PositiveNumber);
   c->add_option("--eta", o->eta, "kvt: where the first line search starts (default 1/32)")->check(CLI::PositiveNumber);
+  c->add_option("--portion", o->portion, "kvt: labels that a round extracts from, in turns through the data (default 0 = all of it)")->check(CLI::NonNegativeNumber);
+  c->add_flag("--learn-validation", o->learn_validation, "kvt: steps are found on the validation data, which are then learned as well");
   c->add_option("--mean-rank", o->mean_rank, "store factors of this mean rank (kvt: otherwise k x rounds), of higher rank where there is more energy")->check(CLI::Range(1.0, 1e4));
   c->add_option("--levels", o->levels, "kvt-generated: concept, sentence, word (default: all three), or none = the constant core")->delimiter(',')
       ->check(CLI::IsMember({"concept", "sentence", "word", "none"}));

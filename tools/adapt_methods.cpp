@@ -55,6 +55,7 @@ std::map<std::string, std::string> identity(const AdaptOptions& o, const Goal& g
     options["core"] = o.core;
     options["k"] = o.k;
     options["eta"] = std::to_string(o.eta);
+    options["portion"] = std::to_string(o.portion) + (o.learn_validation ? " learning validation" : "");
   }
   if (in_rounds(o)) {
     options["init"] = o.init;

@@ -50,6 +50,8 @@ static RoundsOptions rounds_options(const AdaptOptions& o) {
   options.rounds = o.rounds > 0 ? o.rounds : kvt ? 8 : 1;
   if (!kvt) options.scale = o.alpha / float(o.rank);
   options.eta = o.eta;
+  options.portion = o.portion;
+  options.learn_validation = o.learn_validation;
   options.extract.batch = 1;         // the mean does not depend on it, memory does
   options.extract.precision = o.train.precision;
   options.extract.recompute = o.train.recompute;
@@ -159,11 +161,11 @@ void adapt_in_rounds(const AdaptOptions& o, Goal& goal, Report& report) {
   std::error_code ignored;
   std::filesystem::remove(o.checkpoint, ignored);            // of no further use: the run it belongs to is over
   char text[160];
-  std::snprintf(text, sizeof text, "validation loss %.4f -> %.4f in %lld rounds; %lld extraction passes over the data, %lld validation passes", state.losses.front(),
-                state.losses.back(), static_cast<long long>(state.rounds()), static_cast<long long>(state.extractions), static_cast<long long>(state.evaluations));
+  std::snprintf(text, sizeof text, "validation loss %.4f -> %.4f%s in %lld rounds; %.3g extraction passes over the data, %lld validation passes", state.losses.front(),
+                state.losses.back(), o.learn_validation ? " (also learned)" : "", static_cast<long long>(state.rounds()), state.extractions, static_cast<long long>(state.evaluations));
   report.line(text);
   report.line("wrote " + o.out + "; peak memory " + megabytes(peak_memory()));
-  const double passes = head_passes + double(state.extractions) + double(trained_steps * o.train.batch * o.train.accumulate) / double(task->size());
+  const double passes = head_passes + state.extractions + double(trained_steps * o.train.batch * o.train.accumulate) / double(task->size());
   report.event({{"event", "done"}, {"out", o.out}, {"rounds", state.rounds()}, {"etas", state.etas}, {"losses", state.losses}, {"extraction_passes", state.extractions},
                 {"best_loss", *std::min_element(state.losses.begin(), state.losses.end())}, {"passes", passes},
                 {"trained", trained_numbers(options, layers, state.k)},
