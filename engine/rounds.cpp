@@ -123,7 +123,7 @@ class Rounds {
 
   double evaluate() {
     ++state_.evaluations;
-    return kvt::evaluate(validation_, options_.train.batch, callbacks_.cancelled);
+    return kvt::evaluate(validation_, options_.train.batch, callbacks_.cancelled, options_.extract.precision);
   }
 
   bool round(RoundReport& report) {

@@ -68,7 +68,8 @@ int64_t train_steps(const TrainOptions& options, int64_t examples) {
   return (batches + options.accumulate - 1) / options.accumulate;
 }
 
-double evaluate(const Task& task, int64_t batch, const std::function<bool()>& cancelled) {
+double evaluate(const Task& task, int64_t batch, const std::function<bool()>& cancelled, Precision precision) {
+  const Tape in(precision);          // for its precision alone
   const Tape::Pause pause;
   double total = 0;
   int64_t labels = 0;

@@ -132,8 +132,8 @@ TrainEnd train(const Task& task, const TrainedSet& trained, const TrainOptions& 
 TrainEnd train(const CausalLm& model, const TrainedSet& trained, const TrainOptions& options, const Examples& data,
                const Examples* validation, TrainState& state, const TrainCallbacks& callbacks);
 
-// Mean loss per label in nats; NaN if cancelled() says so on the way.
-double evaluate(const Task& task, int64_t batch, const std::function<bool()>& cancelled = {});
+// Mean loss per label in nats, computed in `precision`; NaN if cancelled() says so on the way.
+double evaluate(const Task& task, int64_t batch, const std::function<bool()>& cancelled = {}, Precision precision = Precision::f32);
 double evaluate(const CausalLm& model, const Examples& data, int64_t batch, const std::function<bool()>& cancelled = {});
 
 // Bytes that training takes beside the weights of the base: trained numbers, gradients, moments, best weights and activations.

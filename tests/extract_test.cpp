@@ -448,6 +448,64 @@ TEST_CASE("automatic k: few directions where few hold the energy; a step that do
   CHECK(std::equal(before.data(), before.data() + before.size(), after.data()));
 }
 
+TEST_CASE("portions of the data in turns; validation data learned at the step found without them") {
+  Run whole, part, learned;
+  whole.options.rounds = 1;
+  REQUIRE(whole.go());
+  // 300 tokens in windows of 8 are 38 examples; three portions of about 100 labels: rounds see every third example.
+  part.options.portion = 100;
+  struct Watched : Task {
+    const Task& task;
+    mutable std::vector<std::vector<int64_t>> seen;
+    explicit Watched(const Task& t) : task(t) {}
+    int64_t size() const override { return task.size(); }
+    Extent extent(std::span<const int64_t> indices) const override { return task.extent(indices); }
+    Tensor loss(std::span<const int64_t> indices, const Pass& pass) const override {
+      for (const int64_t i : indices) seen.back().push_back(i);
+      return task.loss(indices, pass);
+    }
+  };
+  const Watched watched(part.task);
+  watched.seen.emplace_back();
+  RoundsCallbacks callbacks;
+  callbacks.round = [&](const RoundReport&) { watched.seen.emplace_back(); };
+  REQUIRE(run_rounds(watched, part.validation, part.layers, part.options, part.state, callbacks));
+  REQUIRE(part.state.rounds() == 3);
+  CHECK(part.state.extractions == doctest::Approx(1));
+  for (size_t r = 0; r < 3; ++r) {
+    REQUIRE(watched.seen[r].size() >= 12);
+    for (size_t j = 0; j < watched.seen[r].size(); ++j) CHECK(watched.seen[r][j] == int64_t(r + 3 * j));
+  }
+  CHECK(part.state.losses.back() < part.state.losses.front());
+
+  // The same step as without, in the directions of both texts' mean gradient.
+  learned.options.rounds = 1;
+  learned.options.learn_validation = true;
+  double found = 0;
+  callbacks.round = [&](const RoundReport& r) { found = r.loss; };
+  REQUIRE(run_rounds(learned.task, learned.validation, learned.layers, learned.options, learned.state, callbacks));
+  CHECK(learned.state.etas == whole.state.etas);
+  CHECK(found == whole.state.losses[1]);
+  CHECK(learned.state.losses[1] == doctest::Approx(learned.loss()));
+  CHECK(learned.state.losses[1] < found);
+  Run both;
+  Examples texts = both.data;
+  for (int64_t i = 0; i < both.held_out.size(); ++i) texts.add(both.held_out[i]);
+  const CausalTask task(*both.model, texts);
+  const auto gradients = extract_gradients(task, both.layers, {.k = 2, .batch = 4, .seed = 1});
+  for (size_t i = 0; i < both.layers.size(); ++i) {
+    INFO(both.layers[i].name);
+    const Svd& g = gradients[i].svd;
+    const Lora& lora = *learned.state.set.layers[i].lora;
+    const Tensor want = scale(product(g), -learned.state.etas[0] / g.s.data()[0]), got = matmul(lora.b, lora.a);
+    CHECK(max_relative_error(got.values(), want.values()) < 1e-4);
+  }
+  Run trained;
+  trained.options.core = CoreForm::dense;
+  trained.options.learn_validation = true;
+  CHECK_THROWS_WITH_AS(trained.go(), "kvt: a trained core does not learn validation data", Error);
+}
+
 TEST_CASE("rounds on top of another adapter leave that one alone") {
   Run run;
   LoraSet other = attach_lora(*run.model, {.rank = 2, .alpha = 4, .targets = {"attn_q"}, .first_layer = 0, .last_layer = -1, .seed = 3});
