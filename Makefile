@@ -189,11 +189,12 @@ arm-bench:
 	@ninja -C build-arm/build arm_bench
 	@tools/armcycles/armcycles.py --json .cache/arm-bench.json build-arm/build/arm_bench
 
-## make bench        kernels and operations on this machine (Google Benchmark)
-bench:
+## make bench        what adapters and fusion cost in decoding and reading, then kernels and operations on this machine (Google Benchmark)
+bench: model
 	$(call need,$(core_packages) $(bench_packages))
 	$(call configure,build-bench,-Dbench=enabled)
 	@ninja -C build-bench
+	@build-bench/overhead_bench $(model_file) 2
 	@build-bench/kernels_bench
 
 ## make train-vit           the ViT of tools/configs/vit-fashion-mnist.json on Fashion-MNIST, then its accuracy on the 10000 test images
