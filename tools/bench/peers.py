@@ -4,6 +4,7 @@
     peers.py build   DIR                        fetch and build llama.cpp from the source package llama-cpp-python (PyPI), with and without AMX
     peers.py speed   DIR -m MODEL [--only decode,prefill] [--work Q8_0,Q4_0] [-n 10] [-t 2] [--json FILE]
     peers.py adapter DIR -m MODEL -a ADAPTER    the adapter's next-token scores in both engines, on the model unpacked to F32
+             [--vector V] [--text T]            and what the control vector V of that adapter moves in llama.cpp, on the prompt and in a text's perplexity
 
     peers.py table   DIR --json FILE            rows of earlier runs as a table in Markdown
 
@@ -102,31 +103,70 @@ def speed(o):
                 report.add(measure(job, o.rounds))
 
 
+def control_vector(path, source, channels, layers):
+    """Directions of a control vector's file as llama.cpp wants them: from layer 1 on, [layers - 1, channels]."""
+    sys.path.insert(0, f"{source}/vendor/llama.cpp/gguf-py")
+    import gguf
+    import numpy as np
+    data = np.zeros((layers - 1, channels), dtype=np.float32)
+    for t in gguf.GGUFReader(path).tensors:
+        data[int(t.name.removeprefix("direction.")) - 1] = t.data
+    return data
+
+
+def perplexity(o, base, *more):
+    out = llama_peer.run([f"{o.folder}/llama/bin/llama-perplexity", "-m", base, "-f", o.text, "-c", "512", "-t", str(o.threads), *more])
+    return float(re.search(r"Final estimate: PPL = ([\d.]+)", out.stdout + out.stderr)[1])
+
+
 def adapter(o):
     if os.path.exists(PYTHON) and not os.path.samefile(sys.prefix, os.path.dirname(os.path.dirname(PYTHON))):      # it has what the package needs
         os.execv(PYTHON, [PYTHON, *sys.argv])
     base = f"{o.folder}/base-f32.gguf"
     llama_peer.run([f"{o.folder}/llama/bin/llama-quantize", "--allow-requantize", o.model, base, "F32"])
-    sys.path.insert(0, f"{o.folder}/source")
+    source = f"{o.folder}/source"
+    sys.path.insert(0, source)
     os.environ["LLAMA_CPP_LIB_PATH"] = os.path.abspath(f"{o.folder}/llama/bin")
+    import ctypes
+
     import llama_cpp
     import numpy as np
-    worst = 0.0
-    for lora in (None, o.adapter):
-        command = [o.kvt, "logits", "-m", base, "-p", language.PROMPT, "--top", "1000000", "--json"] + (["--adapter", lora, "--any-base"] if lora else [])
-        ours = json.loads(llama_peer.run(command).stdout)
+
+    def theirs(ids, lora=None, vector=None):
         engine = llama_cpp.Llama(model_path=base, lora_path=lora, n_ctx=512, n_threads=2, verbose=False, type_k=0, type_v=0)
-        engine.eval(ours["prompt_ids"])
-        logits = llama_cpp.llama_get_logits_ith(engine.ctx, -1)
-        theirs = np.ctypeslib.as_array(logits, shape=(engine.n_vocab(),)).copy()
-        got = np.empty_like(theirs)
+        if vector:
+            data = control_vector(vector, source, engine.n_embd(), layers := llama_cpp.llama_model_n_layer(engine.model))
+            taken = llama_cpp.llama_set_adapter_cvec(engine.ctx, data.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), data.size, data.shape[1], 1, layers)
+            if taken != 0:
+                sys.exit(f"{vector}: llama.cpp refuses it with status {taken}")
+        engine.eval(ids)
+        return np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(engine.ctx, -1), shape=(engine.n_vocab(),)).copy()
+
+    worst, scores = 0.0, {}
+    for lora in (None, o.adapter):
+        command = [o.kvt, "logits", "-m", base, "-p", language.PROMPT, "--top", "1000000", "--json"] + (["--adapter", lora, "--any-base", "--no-fusion"] if lora else [])
+        ours = json.loads(llama_peer.run(command).stdout)
+        ids = ours["prompt_ids"]
+        want = scores[lora] = theirs(ids, lora)
+        got = np.empty_like(want)
         for t in ours["top"]:
             got[t["id"]] = t["logit"]
-        worst = max(worst, float(np.abs(got - theirs).max()))
-        print(f"{'with the adapter' if lora else 'base':17} best token KVT {got.argmax()}, llama.cpp {theirs.argmax()}; largest difference of "
-              f"{len(got)} scores {np.abs(got - theirs).max():.2e}")
+        worst = max(worst, float(np.abs(got - want).max()))
+        print(f"{'with the adapter' if lora else 'base':17} best token KVT {got.argmax()}, llama.cpp {want.argmax()}; largest difference of "
+              f"{len(got)} scores {np.abs(got - want).max():.2e}")
+    failed = worst > 2e-2
+    if o.vector:
+        moved = [x - x.mean() for x in (scores[o.adapter] - scores[None], theirs(ids, vector=o.vector) - scores[None])]
+        cosine = float(moved[0] @ moved[1] / np.sqrt((moved[0] @ moved[0]) * (moved[1] @ moved[1])))
+        print(f"control vector    accepted; its change of the scores and the adapter's: correlation {cosine:.2f}, sizes {moved[1].std():.3f} and {moved[0].std():.3f}")
+        failed |= cosine <= 0
+    if o.text:
+        values = {"base": perplexity(o, base), "adapter": perplexity(o, base, "--lora", o.adapter)}
+        if o.vector:
+            values["control vector"] = perplexity(o, base, "--control-vector", o.vector)
+        print("perplexity        " + ", ".join(f"{name} {value:.3f}" for name, value in values.items()) + f" (llama-perplexity, {os.path.basename(o.text)}, windows of 512)")
     os.remove(base)
-    sys.exit(worst > 2e-2)
+    sys.exit(failed)
 
 
 def names(allowed):
@@ -158,6 +198,9 @@ def main():
             c.add_argument("--json", help="rows are written here, and the drawing beside it")
         if name == "adapter":
             c.add_argument("-a", "--adapter", required=True)
+            c.add_argument("--vector", help="the same adapter as a control vector (kvt export --to control-vector)")
+            c.add_argument("--text", help="a text of the adapter's domain")
+            c.add_argument("-t", "--threads", type=int, default=2)
     o = parser.parse_args()
     if o.command == "build":
         llama_peer.build(o.folder)
