@@ -34,7 +34,7 @@ Extraction::Extraction(const std::vector<TargetLayer>& layers, const ExtractOpti
   for (const TargetLayer& layer : layers) sketches_.emplace_back(layer.linear->weight.shape[0], layer.linear->weight.shape[1], tests_);
 }
 
-double Extraction::add(const Task& task, std::span<const int64_t> indices, const std::function<void(const ExtractProgress&)>& progress,
+double Extraction::add(const Task& task, std::span<const int64_t> indices, double weight, const std::function<void(const ExtractProgress&)>& progress,
                        const std::function<bool()>& cancelled) {
   const auto size = int64_t(indices.size());
   const Storage::Reuse blocks;
@@ -50,19 +50,19 @@ double Extraction::add(const Task& task, std::span<const int64_t> indices, const
       const Tensor l = task.loss(batch, {.random = nullptr, .recompute = options_.recompute});
       total += double(l.item()) * double(n);
       seen += n;
-      tape.backward(scale(l, float(n)));
+      tape.backward(scale(l, float(weight * double(n))));
     }
     if (progress) progress({begin + int64_t(batch.size()), size, total / double(std::max<int64_t>(seen, 1))});
   }
   require(seen > 0, "extract: the data has nothing to learn");
   require(std::isfinite(total), "extract: the loss is ", total / double(seen));
-  labels_ += seen;
+  labels_ += weight * double(seen);
   return total / double(seen);
 }
 
 std::vector<LayerGradient> Extraction::gradients() const {
   std::vector<LayerGradient> gradients(layers_.size());
-  const float mean = 1 / float(labels_);
+  const auto mean = float(1 / labels_);
   parallel_for(int64_t(layers_.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const GradientSketch& sketch = sketches_[size_t(i)];
@@ -83,7 +83,7 @@ std::vector<LayerGradient> extract_gradients(const Task& task, const std::vector
   std::vector<int64_t> indices(size_t(task.size()));
   std::iota(indices.begin(), indices.end(), 0);
   Extraction extraction(layers, options);
-  const double mean = extraction.add(task, indices, progress, cancelled);
+  const double mean = extraction.add(task, indices, 1, progress, cancelled);
   if (std::isnan(mean)) return {};
   if (loss) *loss = mean;
   return extraction.gradients();

@@ -25,13 +25,13 @@ struct ExtractOptions {
 };
 struct ExtractProgress { int64_t done, examples; double loss; };      // loss: mean per label so far, in nats
 
-// Sketches of all layers' gradients. They are linear: what is added later, text by text, counts by its labels.
+// Sketches of all layers' gradients. They are linear: what is added later, text by text, counts by its labels, each times `weight`.
 class Extraction {
  public:
   Extraction(const std::vector<TargetLayer>& layers, const ExtractOptions& options);
 
   // One pass over the examples `indices`; returns their mean loss, NaN if cancelled() said so. Throws an Error when it is not finite.
-  double add(const Task& task, std::span<const int64_t> indices, const std::function<void(const ExtractProgress&)>& progress = {},
+  double add(const Task& task, std::span<const int64_t> indices, double weight = 1, const std::function<void(const ExtractProgress&)>& progress = {},
              const std::function<bool()>& cancelled = {});
   // G of each layer, of the mean loss over all that was added. Throws an Error naming the layer whose gradient is not finite.
   std::vector<LayerGradient> gradients() const;
@@ -41,7 +41,7 @@ class Extraction {
   ExtractOptions options_;
   TestMatrices tests_;
   std::vector<GradientSketch> sketches_;
-  int64_t labels_ = 0;
+  double labels_ = 0;
 };
 
 // G of each layer, in their order; empty if cancelled() said so. `loss`, if not null, becomes the mean loss. Throws an Error naming the

@@ -132,14 +132,16 @@ class Rounds {
     if (!choose) state_.k = state_.k > 0 ? state_.k : options_.k;
     extract.k = choose ? automatic_k_most : state_.k;
     extract.seed = options_.extract.seed + uint64_t(report.round);
+    double part = 1;                           // of the data that the round sees
     std::vector<LayerGradient> gradients;
     Extraction extraction(layers_, extract);
     if (options_.basis == Basis::gradient) {
       const std::vector<int64_t> examples = portion(report.round);
-      report.training_loss = extraction.add(data_, examples, callbacks_.extracting, callbacks_.cancelled);
+      report.training_loss = extraction.add(data_, examples, 1, callbacks_.extracting, callbacks_.cancelled);
       if (cancelled()) return false;
       gradients = extraction.gradients();
-      state_.extractions += double(examples.size()) / double(data_.size());
+      part = double(examples.size()) / double(data_.size());
+      state_.extractions += part;
     } else {
       gradients = other_bases(extract.k, extract.seed);
     }
@@ -165,7 +167,7 @@ class Rounds {
     report.loss = step.loss;
     if (options_.learn_validation && step.eta > 0) {
       restore(before);                         // W_l of the training data's D_l, where the validation data's gradient is taken as well
-      if (std::isnan(extraction.add(validation_, all(validation_), callbacks_.extracting, callbacks_.cancelled))) return false;
+      if (std::isnan(extraction.add(validation_, all(validation_), part, callbacks_.extracting, callbacks_.cancelled))) return false;
       gradients = extraction.gradients();
       move(gradients, k)(step.eta);
       step.loss = evaluate();

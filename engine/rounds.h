@@ -8,7 +8,7 @@
 //             lora        W_l ← W_l + s B A,  A from Vᵀ, B from zero, both trained
 //
 // What a line search has found on validation text it need not be kept from: with `learn_validation` η is the best for D_l of the training data on
-// the validation data, and the step then taken is D_l of both. Losses after it are of learned text, and better than on any other.
+// the validation data, and the step then taken is D_l of both, by their labels. Losses after it are of learned text, and better than on any other.
 //
 // With other bases than the gradient's the same rounds are other methods:
 //

@@ -164,7 +164,7 @@ class Run {
   }
 
   void validate() {
-    const double loss = evaluate(*validation_, options_.batch, callbacks_.cancelled);
+    const double loss = evaluate(*validation_, options_.batch, callbacks_.cancelled, options_.precision);
     if (cancelled()) return;                         // the loss may lack batches: asked again after resuming
     require(std::isfinite(loss), "train: the validation loss is ", loss, " after step ", state_.step);
     state_.evaluated = state_.step;

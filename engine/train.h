@@ -83,7 +83,7 @@ struct TrainOptions {
   float clip = 1.f;                  // largest gradient norm; 0 = any
   AdamW optimizer;
   uint64_t seed = 0;
-  Precision precision = Precision::f32;      // of each step's forward and backward pass (ops/precision.h); validation is always F32
+  Precision precision = Precision::f32;      // of each step's forward and backward pass, and of validation (ops/precision.h)
   bool recompute = false;            // recompute activations in backward: less memory, about a third more time
   int64_t eval_every = 0;            // steps; validation data also counts before the first step and after the last
   int64_t patience = 0;              // stop after so many validations without a better loss; 0 = never

@@ -193,6 +193,7 @@ void add_adapt(CLI::App& app) {
     if (o->method == "kvt-generated" && o->out_type != "F32" && o->out_type != "F16") throw CLI::ValidationError("--out-type", "generated cores are written as F32 or F16");
     if (o->mean_rank > 0 && !in_rounds(*o)) throw CLI::ValidationError("--mean-rank", "is of methods that go in rounds: kvt, or lora with --rounds; for others: kvt export");
     if (o->fuse == "auto" && !in_rounds(*o) && o->valid.empty() && o->valid_split <= 0) throw CLI::ValidationError("--fuse", "auto needs --valid or --valid-split");
+    if (o->learn_validation && o->fuse == "auto") throw CLI::ValidationError("--fuse", "auto needs validation data that are not learned");
     if (o->method == "kvt-generated" && o->fuse.empty()) o->fuse = "0.7";
     if (!o->fuse.empty() && o->method == "full") throw CLI::ValidationError("--fuse", "is of an adapter with its base; --method full leaves no base");
     if (!o->fuse.empty() && o->method == "probe" && o->task == "classify") throw CLI::ValidationError("--fuse", "a head alone leaves the model as it is: there is nothing to fuse");

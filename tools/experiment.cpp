@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 #include <mutex>
+#include <regex>
 #include <thread>
 
 #include "engine/atomic_file.h"
@@ -20,7 +21,7 @@ using nlohmann::json;
 namespace {
 
 struct Options {
-  std::string file, data, out;
+  std::string file, data, out, only;
   int jobs = 0, threads = 1;
   bool list = false;
 };
@@ -74,8 +75,11 @@ void run(Options o) {
   interrupted();
   const Experiment e = Experiment::open(o.file, o.data);
   const std::vector<Cell> cells = cells_of(e);
+  const std::regex only(o.only);
+  const auto wanted = [&](const Cell& c) { return std::regex_search(c.id(e), only); };
   if (o.list) {
-    for (const Cell& c : cells) std::printf("%s\n", c.id(e).c_str());
+    for (const Cell& c : cells)
+      if (wanted(c)) std::printf("%s\n", c.id(e).c_str());
     return;
   }
   if (o.jobs == 0) o.jobs = std::max(1, int(std::thread::hardware_concurrency()) / o.threads);
@@ -85,9 +89,9 @@ void run(Options o) {
   std::vector<Cell> open;
   for (const Cell& c : cells) {
     if (const auto r = runner.stored(c)) results.push_back(*r);
-    else open.push_back(c);
+    else if (wanted(c)) open.push_back(c);
   }
-  report.line(e.name + ": " + std::to_string(cells.size()) + " runs, " + std::to_string(results.size()) + " done before; " + std::to_string(o.jobs) + " at a time with " +
+  report.line(e.name + ": " + std::to_string(cells.size()) + " runs, " + std::to_string(results.size()) + " done before, " + std::to_string(open.size()) + " to do; " + std::to_string(o.jobs) + " at a time with " +
               std::to_string(o.threads) + " thread(s) each");
   work(runner, e, open, results, o.jobs, report);
   const std::vector<Row> rows = rows_of(e, results);
@@ -108,8 +112,18 @@ void add_experiment(CLI::App& app) {
   auto* out = c->add_option("-o,--out", o->out, "folder for results; runs whose result lies there are not repeated");
   c->add_option("-j,--jobs", o->jobs, "runs at a time (default: as many as there are cores for)")->check(CLI::Range(1, 1024));
   c->add_option("-t,--threads", o->threads, "threads of each run (default 1)")->check(CLI::Range(1, 1024));
+  c->add_option("--only", o->only, "do the runs whose names (--list) this regular expression finds; the table is of all that are done")
+      ->check([](const std::string& text) {
+        try {
+          std::regex{text};
+        } catch (const std::regex_error& error) {
+          return "'" + text + "': " + error.what();
+        }
+        return std::string();
+      });
   auto* list = c->add_flag("--list", o->list, "print the names of all runs and do none");
-  c->footer("Example:\n  kvt experiment tools/experiments/domains.json --data ../shared/data -o results");
+  c->footer("Examples:\n  kvt experiment tools/experiments/domains.json --data ../shared/data -o results\n"
+            "  kvt experiment tools/experiments/domains.json --data ../shared/data -o results --only 'finance-(base|16384-(KVT|LoRA)).*-[012]$'");
   c->callback([o, out, list] {
     if (out->count() + list->count() == 0) throw CLI::RequiredError("--out");
     run(*o);

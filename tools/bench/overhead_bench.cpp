@@ -1,6 +1,6 @@
 // What adapters cost in decoding and in reading a prompt, beside the base alone, in one process and in turns:
 //
-//   overhead_bench MODEL.gguf [THREADS = 2] [RUNS = 10]
+//   overhead_bench MODEL.gguf [THREADS = 2] [RUNS = 12]
 //
 //   LoRA r = 8      y + s B (A x) on all layers of the blocks: also the constant core of KVT, and its concept level
 //   merged          the same adapters in the weights, in their types
@@ -8,8 +8,11 @@
 //   fused           λ: base and LoRA as one (models/fusion.h)
 //   fused, upper    the same with adapters in the upper 7/12 of the blocks alone, as AdapterDrop has them
 //
-// Adapters are random: what they compute costs the same. The first run warms up; percentages are of each run's own base, mean ± 95 % interval.
+// Adapters are random: what they compute costs the same. The first run warms up; percentages are of each run's own base: the median, and the order
+// statistics between which it lies with 95 %.
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 
@@ -19,7 +22,6 @@
 #include "engine/load.h"
 #include "models/fusion.h"
 #include "tensor/parallel.h"
-#include "tools/statistics.h"
 
 using namespace kvt;
 
@@ -70,17 +72,30 @@ void measure(Variant& v) {
   }));
 }
 
+double median(std::vector<double> x) {
+  std::sort(x.begin(), x.end());
+  return (x[(x.size() - 1) / 2] + x[x.size() / 2]) / 2;
+}
+
+// The median lies between x_(j) and x_(n + 1 − j) but with probability 2 P(Bin(n, ½) < j).
 std::string beside(const std::vector<double>& x, const std::vector<double>& base) {
   std::vector<double> percent;
   for (size_t i = 0; i < x.size(); ++i) percent.push_back(100 * (x[i] / base[i] - 1));
-  return shown(estimate(percent), 1, true);
+  std::sort(percent.begin(), percent.end());
+  const size_t n = percent.size();
+  double term = std::pow(0.5, double(n)), below = 0;
+  size_t j = 0;
+  for (; j + 1 < (n + 1) / 2 && 2 * (below + term) <= 0.05; ++j) below += term, term *= double(n - j) / double(j + 1);
+  char text[60];
+  std::snprintf(text, sizeof text, "%+.1f (%+.1f … %+.1f)", median(percent), percent[j ? j - 1 : 0], percent[n - (j ? j : 1)]);
+  return text;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) try {
   require(argc >= 2 && argc <= 4, "usage: overhead_bench MODEL.gguf [THREADS] [RUNS]");
-  const int threads = argc > 2 ? std::atoi(argv[2]) : 2, runs = argc > 3 ? std::atoi(argv[3]) : 10;
+  const int threads = argc > 2 ? std::atoi(argv[2]) : 2, runs = argc > 3 ? std::atoi(argv[3]) : 12;
   require(threads >= 1 && runs >= 2, "overhead_bench: ", threads, " threads, ", runs, " runs");
   set_default_threads({.threads = threads});
   const Gguf gguf = Gguf::open(argv[1], Gguf::Access::map);
@@ -102,12 +117,10 @@ int main(int argc, char** argv) try {
       if (run == 1) v.decode.clear(), v.read.clear();
       measure(v);
     }
-  std::printf("%s, %d threads, %d runs: over the base alone, %%\n%-14s %22s %26s\n", argv[1], threads, runs, "", "decoding 64 tokens", "a prompt of 128 tokens");
+  std::printf("%s, %d threads, %d runs: over the base alone, %%\n%-14s %-43s %s\n", argv[1], threads, runs, "", "decoding 64 tokens", "a prompt of 128 tokens");
   for (const Variant& v : variants) {
-    double decode = 0, read = 0;
-    for (const double s : v.decode) decode += s / double(runs);
-    for (const double s : v.read) read += s / double(runs);
-    std::printf("%-14s %8.1f tokens/s %-16s %8.1f tokens/s %s\n", v.name, double(text) / decode, &v == &variants[0] ? "" : beside(v.decode, variants[0].decode).c_str(),
+    const double decode = median(v.decode), read = median(v.read);
+    std::printf("%-14s %8.1f tokens/s %-24s %8.1f tokens/s %s\n", v.name, double(text) / decode, &v == &variants[0] ? "" : beside(v.decode, variants[0].decode).c_str(),
                 double(prompt) / read, &v == &variants[0] ? "" : beside(v.read, variants[0].read).c_str());
   }
 } catch (const std::exception& e) {
