@@ -180,7 +180,7 @@ arm:
 configure_arm = @mkdir -p build-arm/include && for h in doctest nlohmann CLI xsimd; do ln -sfn /usr/include/$$h build-arm/include/$$h; done; \
   [ -f build-arm/build/build.ninja ] || meson setup build-arm/build --cross-file arm/aarch64.ini -Dopenblas=disabled -Dcpp_args=-isystem$(CURDIR)/build-arm/include >build-arm.log 2>&1 || { tail -n 20 build-arm.log; exit 1; }; rm -f build-arm.log
 
-## make arm-bench    modelled cycles of attention and other kernels on Cortex-A53, Cortex-A72 and Neoverse N1 (tools/armcycles)
+## make arm-bench    modelled cycles of attention and other kernels on Cortex-A53, Cortex-A72, Neoverse N1 and N2 (tools/armcycles)
 arm-bench:
 	$(call need,$(core_packages) $(arm_packages) $(arm_bench_packages))
 	$(call configure_arm)

@@ -1,9 +1,13 @@
-// Products of quantized weights with activations rounded to 8 bits. Compiled twice: for ARMv8.0, where products widen to 16 bits
-// and are added in pairs (SMULL, SMLAL, SADALP), and with the dot product instruction of ARMv8.2 (SDOT), four products a lane.
+// Products of quantized weights with activations rounded to 8 bits. Compiled three times: for ARMv8.0, where products widen to 16 bits
+// and are added in pairs (SMULL, SMLAL, SADALP); with the dot product instruction of ARMv8.2 (SDOT), four products a lane; and with the
+// matrix instruction as well (SMMLA, arm/dot_pairs.h), which takes over where there are two rows of activations and of weights.
 //
 // Two rows of weights share one row of activations; for four rows of activations codes are unpacked once.
 // Registers at 1 x 4: 4 sums, 2 of codes, 2 of activations, up to 4 while unpacking, of 32.
 #include "arm/blocks.h"
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+#include "arm/dot_pairs.h"
+#endif
 #include "ops/backends.h"
 
 namespace kvt {
@@ -53,17 +57,23 @@ inline void dot_tile(float* y, int64_t ldy, const B* w, const Q8Block* x, int64_
     for (int t = 0; t < T; ++t) y[t * ldy + r] = vaddvq_f32(sums[r][t]) + offsets[r][t];
 }
 
+// All rows of weights with T rows of activations, T = 2 or 4.
+template <class B, int T>
+void dot_rows(float* y, int64_t ldy, const B* w, const Q8Block* x, int64_t rows, int64_t n) {
+  const int64_t row = n / B::numbers;
+  int64_t r = 0;
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+  for (; r + 4 <= rows; r += 4, w += 4 * row) dot_pairs<B, 2, T / 2>(y + r, ldy, w, x, n);
+  for (; r + 2 <= rows; r += 2, w += 2 * row) dot_pairs<B, 1, T / 2>(y + r, ldy, w, x, n);
+#endif
+  for (; r < rows; ++r, w += row) dot_tile<B, 1, T>(y + r, ldy, w, x, n);
+}
+
 template <class B>
 void dot(float* y, int64_t ldy, const void* weights, const Q8Block* x, int64_t rows, int64_t T, int64_t n) {
   const int64_t row = n / B::numbers, row_x = n / 32;
-  for (; T >= 4; T -= 4, y += 4 * ldy, x += 4 * row_x) {
-    const B* w = static_cast<const B*>(weights);
-    for (int64_t r = 0; r < rows; ++r, w += row) dot_tile<B, 1, 4>(y + r, ldy, w, x, n);
-  }
-  for (; T >= 2; T -= 2, y += 2 * ldy, x += 2 * row_x) {
-    const B* w = static_cast<const B*>(weights);
-    for (int64_t r = 0; r < rows; ++r, w += row) dot_tile<B, 1, 2>(y + r, ldy, w, x, n);
-  }
+  for (; T >= 4; T -= 4, y += 4 * ldy, x += 4 * row_x) dot_rows<B, 4>(y, ldy, static_cast<const B*>(weights), x, rows, n);
+  for (; T >= 2; T -= 2, y += 2 * ldy, x += 2 * row_x) dot_rows<B, 2>(y, ldy, static_cast<const B*>(weights), x, rows, n);
   if (T > 0) {
     const B* w = static_cast<const B*>(weights);
     int64_t r = 0;
@@ -88,7 +98,9 @@ void ISA::add_quants() {
   kernel::dot_iq4_nl.add(this_isa, dot<BlockIQ4_NL>);
 }
 
-#if defined(__ARM_FEATURE_DOTPROD)
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+void add_i8mm_kernels() { ISA::add_quants(); }
+#elif defined(__ARM_FEATURE_DOTPROD)
 void add_dotprod_kernels() { ISA::add_quants(); }
 #endif
 

@@ -14,7 +14,7 @@
 
 namespace kvt {
 
-static constexpr const char* isa_names[] = {"reference", "blocked", "sse2", "avx2", "avx512", "vnni", "bf16", "amx", "neon", "fp16", "dotprod", "blas"};
+static constexpr const char* isa_names[] = {"reference", "blocked", "sse2", "avx2", "avx512", "vnni", "bf16", "amx", "neon", "fp16", "dotprod", "i8mm", "blas"};
 
 static_assert(std::size(isa_names) == size_t(Isa::blas) + 1);
 
@@ -48,6 +48,7 @@ static bool add_backends() {
 #elif defined(KVT_SIMD) && defined(__aarch64__)
   add_neon_kernels();
   if (cpu_has("dotprod")) add_dotprod_kernels();
+  if (cpu_has("dotprod") && cpu_has("i8mm")) add_i8mm_kernels();
 #endif
   return true;
 }

@@ -14,6 +14,7 @@ void add_bf16_kernels();
 void add_amx_kernels();
 void add_neon_kernels();
 void add_dotprod_kernels();
+void add_i8mm_kernels();
 void add_blas_kernels();
 
 // The blocked product of ops/matmul_kernels.cpp (kernel::matmul's contract), for a library that is better at large ones only.

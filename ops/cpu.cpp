@@ -70,7 +70,9 @@ static std::vector<std::string_view> find_features() {
   add("neon", true);
 #if defined(__linux__)
   constexpr unsigned long hwcap_asimddp = 1ul << 20;      // of the kernel's ABI; older C libraries do not name it
+  constexpr unsigned long hwcap2_i8mm = 1ul << 13;
   add("dotprod", getauxval(AT_HWCAP) & hwcap_asimddp);
+  add("i8mm", getauxval(AT_HWCAP2) & hwcap2_i8mm);
 #endif
 #endif
   return there;

@@ -9,7 +9,7 @@ namespace kvt {
 
 // x86-64: sse2 avx2 fma f16c avx512f avx512bw avx512vl avx512dq avx512vnni avx512bf16 amx_int8 amx_bf16, as /proc/cpuinfo spells them (without the
 // dash of avx512_…);
-// aarch64: neon dotprod
+// aarch64: neon dotprod i8mm
 //
 // amx_… are there when the processor has them, the system saves their registers, and Linux let this process use them: the first call asks for that
 // (arch_prctl ARCH_REQ_XCOMP_PERM), for all threads. It costs nothing until a thread uses a tile; from then on its signal frames hold 8 KB more.

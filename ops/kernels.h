@@ -20,7 +20,7 @@ namespace kvt {
 
 // Instruction sets in order of preference, per architecture. Two are none: `blocked` is plain C++ that respects caches, `blas`
 // a library.
-enum class Isa { reference, blocked, sse2, avx2, avx512, vnni, bf16, amx, neon, fp16, dotprod, blas };
+enum class Isa { reference, blocked, sse2, avx2, avx512, vnni, bf16, amx, neon, fp16, dotprod, i8mm, blas };
 const char* isa_name(Isa isa);
 
 class KernelInfo {               // the type-erased part: enough to list kernels and to choose among them

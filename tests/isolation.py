@@ -9,7 +9,7 @@ usage: isolation.py nm libkvt.a
 import re, subprocess, sys
 
 nm, archive = sys.argv[1:]
-allowed = re.compile(r"^kvt::(add_(\w+)_kernels\(\)|(sse2|avx2|avx512|vnni|bf16|amx|neon|dotprod)::add_\w+\(\))$")
+allowed = re.compile(r"^kvt::(add_(\w+)_kernels\(\)|(sse2|avx2|avx512|vnni|bf16|amx|neon|dotprod|i8mm)::add_\w+\(\))$")
 folder = re.compile(r"(^|[/:])(ops_simd|arm)_\w+\.cpp\.o")
 
 leaks, objects = [], 0
