@@ -186,8 +186,8 @@ def interrupts(folder):
         interrupt(process, delay)
         check(gone(process.returncode), f"^C {delay} s after the start of run", process.returncode)
     prompt = folder / "long.txt"
-    prompt.write_text("Once there was a cat. " * 400)
-    process = start("run", "-m", model, "-f", prompt, "--no-echo", "-c", "8192", "-n", "1", "-t", "1")
+    prompt.write_text("Once there was a cat. " * 2400)
+    process = start("run", "-m", model, "-f", prompt, "--no-echo", "-c", "32768", "-n", "1", "-t", "1")
     seconds, _, error = interrupt(process, 0.3)
     check(gone(process.returncode), "^C while a long prompt is read", f"{process.returncode} {error[-200:]}")
     check(seconds < 2, "^C while a long prompt is read: at once", f"{seconds:.1f} s")
