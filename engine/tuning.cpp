@@ -1,5 +1,6 @@
 #include "engine/tuning.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <utility>
@@ -20,11 +21,11 @@ static std::string variable(const char* name) {
   return value ? value : "";
 }
 
-// What the kernels' speed depends on: the newest instruction set among them.
+// What the kernels' speed depends on: the newest instruction set among ours.
 static std::string kernels() {
   load_backends();
   Isa newest = Isa::reference;
-  for (const KernelInfo* k = KernelInfo::first; k; k = k->next) newest = std::max(newest, k->isa(k->chosen()));
+  for (const KernelInfo* k = KernelInfo::first; k; k = k->next) newest = k->isa(k->chosen()) == Isa::blas ? newest : std::max(newest, k->isa(k->chosen()));
   return isa_name(newest);
 }
 

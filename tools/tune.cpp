@@ -1,8 +1,7 @@
 // kvt tune: measures sizes of blocks and tiles on this machine and stores the best as its profile.
-#include <unistd.h>
+#include <time.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -26,10 +25,17 @@ struct Options {
   bool json = false, dry_run = false;
 };
 
+// Of one thread the processor's time, so that other work on the machine counts little; of several the clock's.
 double seconds(const std::function<void()>& work) {
-  const auto start = std::chrono::steady_clock::now();
+  const clockid_t kind = ThreadPool::current().threads() == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC;
+  const auto now = [kind] {
+    timespec t;
+    clock_gettime(kind, &t);
+    return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
+  };
+  const double start = now();
   work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return now() - start;
 }
 
 // Shapes of BERT-base: from a sentence to a long text
