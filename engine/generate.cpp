@@ -25,6 +25,8 @@ std::span<const float> Session::evaluate(std::span<const int32_t> ids) {
 
   const Tape::Pause inference;
   tokens_.reserve(tokens_.size() + ids.size());          // so that tokens and cache agree whatever fails below
+  std::optional<Storage::Reuse> reuse;
+  if (ids.size() > 64) reuse.emplace();                     // a long prompt asks for the same large blocks layer after layer
   for (size_t begin = 0; begin < ids.size();) {
     const auto part = ids.subspan(begin, std::min(ids.size() - begin, size_t(options_.batch)));
     const int64_t T = int64_t(part.size());

@@ -16,7 +16,7 @@ class Session {
   struct Options {
     int64_t context = 0;               // the most tokens it can hold; 0 = what the model was trained on, at most 4096
     DType cache = DType::F16;          // element type of keys and values, F16 or F32
-    int64_t batch = 256;               // tokens of a prompt computed at once: more is faster and takes more memory
+    int64_t batch = 512;               // tokens of a prompt computed at once: more is faster and takes more memory
   };
 
   Session(const CausalLm& model, Options options);

@@ -16,25 +16,34 @@ Sampler::Sampler(const SamplerOptions& o) : options_(o), rng_(o.seed) {
 }
 
 int32_t Sampler::operator()(std::span<const float> logits, std::span<const int32_t> recent) {
-  auto& c = candidates_;
-  c.clear();
-  for (size_t i = 0; i < logits.size(); ++i)
-    if (std::isfinite(logits[i])) c.push_back({logits[i], int32_t(i)});
-  require(!c.empty(), "sampler: none of ", logits.size(), " scores is finite");
-
+  std::unordered_set<int32_t> seen;
   if (options_.repeat_penalty != 1.f) {
     const auto tail = recent.last(std::min(recent.size(), size_t(options_.repeat_last)));
-    const std::unordered_set<int32_t> seen(tail.begin(), tail.end());
-    for (Candidate& x : c)
-      if (seen.contains(x.id)) x.logit = x.logit > 0 ? x.logit / options_.repeat_penalty : x.logit * options_.repeat_penalty;
+    seen.insert(tail.begin(), tail.end());
   }
-
   const auto before = [](const Candidate& a, const Candidate& b) { return a.logit != b.logit ? a.logit > b.logit : a.id < b.id; };
-  if (options_.temperature == 0) return std::min_element(c.begin(), c.end(), before)->id;
 
-  const size_t k = options_.top_k ? std::min(c.size(), size_t(options_.top_k)) : c.size();
-  std::partial_sort(c.begin(), c.begin() + std::ptrdiff_t(k), c.end(), before);
-  c.resize(k);
+  // The k best in a heap whose root is the worst of them: nearly every score is passed over after one comparison.
+  const size_t k = options_.temperature == 0 ? 1 : options_.top_k ? size_t(options_.top_k) : logits.size();
+  auto& c = candidates_;
+  c.clear();
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (c.size() == k && !(logits[i] >= c[0].logit) && seen.empty()) continue;
+    if (!std::isfinite(logits[i])) continue;
+    Candidate x{logits[i], int32_t(i)};
+    if (!seen.empty() && seen.contains(x.id)) x.logit = x.logit > 0 ? x.logit / options_.repeat_penalty : x.logit * options_.repeat_penalty;
+    if (c.size() == k) {
+      if (!before(x, c[0])) continue;
+      std::pop_heap(c.begin(), c.end(), before);
+      c.back() = x;
+    } else {
+      c.push_back(x);
+    }
+    std::push_heap(c.begin(), c.end(), before);
+  }
+  require(!c.empty(), "sampler: none of ", logits.size(), " scores is finite");
+  if (options_.temperature == 0) return c[0].id;
+  std::sort_heap(c.begin(), c.end(), before);
 
   // Probabilities relative to the best: w_i = e^(logit_i − logit_0).
   const float best = c[0].logit;

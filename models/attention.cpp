@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "models/together.h"
 #include "ops/quant.h"
 
 namespace kvt {
@@ -82,12 +83,13 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
 
 Tensor Attention::operator()(const Tensor& x, std::span<const int32_t> positions, KvCache* cache, int64_t layer) const {
   const int64_t B = x.dim(0), T = x.dim(1), D = head_size;
-  const auto turned = [&](const Linear& w, const RmsNorm& norm, int64_t n) {
-    const Tensor h = w(x).view({B, T, n, D});
+  const std::vector<Tensor> qkv = together(x, {&attn_q, &attn_k, &attn_v});
+  const auto turned = [&](const Tensor& y, const RmsNorm& norm, int64_t n) {
+    const Tensor h = y.view({B, T, n, D});
     return rope(normalised() ? norm(h) : h, positions, rope_options);
   };
-  const Tensor q = turned(attn_q, attn_q_norm, heads);
-  const Tensor k = turned(attn_k, attn_k_norm, kv_heads), v = attn_v(x).view({B, T, kv_heads, D});
+  const Tensor q = turned(qkv[0], attn_q_norm, heads);
+  const Tensor k = turned(qkv[1], attn_k_norm, kv_heads), v = qkv[2].view({B, T, kv_heads, D});
   const AttentionOptions options = {.causal = true, .scale = scale, .lengths = {}, .window = window};
   return attn_output(attention(q, k, v, options, cache, layer).view({B, T, heads * D}));
 }

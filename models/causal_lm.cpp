@@ -1,5 +1,7 @@
 #include "models/causal_lm.h"
 
+#include "ops/interleave.h"
+
 namespace kvt {
 
 Tensor CausalLm::through_blocks(Tensor x, const Forward& options, const Block& block) const {
@@ -25,6 +27,19 @@ Tensor CausalLm::scores(const Linear& output, const Embedding& embedding, const 
 Tensor CausalLm::scored_loss(const Linear& output, const Embedding& embedding, const Tensor& hidden, std::span<const int32_t> targets) const {
   if (!output.adapters.empty()) return CausalLm::loss(hidden, targets);
   return linear_cross_entropy(hidden, config().tied_output ? embedding.weight : output.weight, targets);
+}
+
+int64_t interleave_weights(CausalLm& model) {
+  int64_t bytes = 0;
+  const auto use = [&](const Tensor& w) {
+    if (!w || w.interleaved() || !gains_by_interleaving(w)) return;
+    interleave(w);
+    bytes += w.bytes();
+  };
+  if (model.config().tied_output)                           // the largest first: its pages are gone again before the others need memory
+    model.each_parameter([&](const std::string& name, Parameter& p) { if (name == "token_embd.weight") use(p); });
+  model.each_linear([&](const std::string&, Linear& linear) { use(linear.weight); });
+  return bytes;
 }
 
 }  // namespace kvt

@@ -45,4 +45,8 @@ class CausalLm : public Model {
   Tensor through_blocks(Tensor x, const Forward& options, const Block& block) const;
 };
 
+// Brings the weights that decoding gains by into the order of its kernels (ops/interleave.h), for inference alone; returns how many bytes they take,
+// instead of in the file's pages.
+int64_t interleave_weights(CausalLm& model);
+
 }  // namespace kvt

@@ -2,6 +2,8 @@
 
 #include <numeric>
 
+#include "models/together.h"
+
 namespace kvt {
 
 LlamaBlock::LlamaBlock(const LlamaConfig& c)
@@ -20,8 +22,8 @@ LlamaBlock::LlamaBlock(const LlamaConfig& c)
 
 Tensor LlamaBlock::operator()(const Tensor& x, std::span<const int32_t> positions, KvCache* cache, int64_t layer) const {
   const Tensor h = x + attention(attn_norm(x), positions, cache, layer);
-  const Tensor n = ffn_norm(h);
-  return h + ffn_down(swiglu(ffn_gate(n), ffn_up(n)));
+  const std::vector<Tensor> gate_up = together(ffn_norm(h), {&ffn_gate, &ffn_up});
+  return h + ffn_down(swiglu(gate_up[0], gate_up[1]));
 }
 
 Llama::Llama(const LlamaConfig& config, const std::map<std::string, Tensor>& tensors, const std::string& source)

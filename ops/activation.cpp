@@ -12,6 +12,7 @@
 
 #include "ops/loops.h"
 #include "ops/ops.h"
+#include "ops/profile.h"
 
 namespace kvt {
 
@@ -108,6 +109,7 @@ Tensor sigmoid(const Tensor& x) { return map(x, kernel::sigmoid, kernel::sigmoid
 Tensor tanh(const Tensor& x) { return map(x, kernel::tanh, kernel::tanh_grad); }
 
 Tensor swiglu(const Tensor& gate, const Tensor& up) {
+  const Timed timed([] { return "swiglu"; });
   require(gate.shape() == up.shape(), "swiglu: gate ", gate.shape(), " but up ", up.shape());
   const auto apply = [](const Tensor& a, const Tensor& b) {
     Tensor y(a.shape());

@@ -11,6 +11,7 @@
 
 #include "ops/loops.h"
 #include "ops/ops.h"
+#include "ops/profile.h"
 #include "ops/tuning.h"
 
 namespace kvt {
@@ -213,6 +214,7 @@ void forward(float* y, float* lse, const Problem& p, const float* q, Rows k, Row
 }  // namespace
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options) {
+  const Timed timed([] { return "attention"; }, k.bytes() + v.bytes());
   const Problem p = check(q, k, v, options);
   const bool record = recording({q, k, v});
   const Tensor lse = record ? Tensor({p.B, p.Hkv, p.T, p.G}) : Tensor();

@@ -6,6 +6,7 @@
 //   dropout          y = x m,  m = 0 with probability p, else 1/(1 − p)      (Srivastava et al. 2014, scaled while training)
 #include "ops/loops.h"
 #include "ops/ops.h"
+#include "ops/profile.h"
 
 namespace kvt {
 
@@ -56,7 +57,10 @@ Tensor add_scaled(const char* op, const Tensor& a, const Tensor& b, float s) {
 
 }  // namespace
 
-Tensor add(const Tensor& a, const Tensor& b) { return add_scaled("add", a, b, 1); }
+Tensor add(const Tensor& a, const Tensor& b) {
+  const Timed timed([] { return "add"; });
+  return add_scaled("add", a, b, 1);
+}
 Tensor sub(const Tensor& a, const Tensor& b) { return add_scaled("sub", a, b, -1); }
 
 Tensor mul(const Tensor& a, const Tensor& b) {

@@ -1,11 +1,13 @@
 // embedding    y_i = W[id_i, :]        dW[id, :] = Σ dy_i over all i with id_i = id
 #include "ops/loops.h"
 #include "ops/ops.h"
+#include "ops/profile.h"
 #include "ops/quant.h"
 
 namespace kvt {
 
 Tensor embedding(std::span<const int32_t> ids, const Shape& ids_shape, const Tensor& w) {
+  const Timed timed([] { return "embedding"; });
   require(w && w.rank() == 2, "embedding: expected a matrix [V, C], got ", w ? w.shape() : Shape{});
   require(int64_t(ids.size()) == ids_shape.numel(), "embedding: ", ids.size(), " ids for shape ", ids_shape);
   const int64_t V = w.dim(0), C = w.dim(1), row_bytes = byte_size(w.dtype(), C);

@@ -97,6 +97,7 @@ struct Tile {
   int rows, cols;
   Pack *pack_a, *pack_b;         // of rows of A, of columns of B
   int step = 1, bytes = 4;       // a panel takes bytes · width · round_up(k, step)
+  int pair_step = 0, half_step = 0;   // of BF16 by pairs, where 32 columns of a block of 32 numbers take 512: from a pair to the next, from column 15 to 16
   void (*begin)() = nullptr, (*end)() = nullptr;      // if there: called before and after calls that follow one another on a thread
 };
 using MatmulTile = void(float* c, int64_t ldc, const void* a, const void* b, int64_t k);
@@ -121,6 +122,15 @@ extern Kernel<void(Q8Block* y, const float* x, int64_t n)> quantize_q8;
 // Integer products within a block, float sums over blocks.
 using DotQ8 = void(float* y, int64_t ldy, const void* w, const Q8Block* x, int64_t rows, int64_t T, int64_t n);
 extern Kernel<DotQ8> dot_q4_0, dot_q4_1, dot_q5_0, dot_q5_1, dot_q8_0, dot_q2_k, dot_q3_k, dot_q4_k, dot_q5_k, dot_q6_k, dot_iq4_nl;
+
+// The same of weights whose rows lie interleaved by 16 (ops/interleave.h): 16 `panels` rows.
+using Dot16 = void(float* y, int64_t ldy, const void* w, const Q8Block* x, int64_t panels, int64_t T, int64_t n);
+extern Kernel<Dot16> dot16_q4_0, dot16_q4_1, dot16_q5_0, dot16_q5_1, dot16_q8_0, dot16_iq4_nl;
+
+// 16 interleaved rows of n numbers, from block `first` on `blocks` of 32, as pairs of BF16 (element 2p in the low half) for matmul_tile_bf16:
+//   pair p of block b of row r is y[b · 512 + p pair_step + r]
+using Pairs16 = void(uint32_t* y, int64_t pair_step, const void* panel, int64_t first, int64_t blocks, int64_t n);
+extern Kernel<Pairs16> pairs16_q4_0, pairs16_q4_1, pairs16_q5_0, pairs16_q5_1, pairs16_q8_0, pairs16_iq4_nl;
 
 // y[i] = x[i] to the nearest BF16, the even one of two; NaN stays NaN.
 extern Kernel<void(uint16_t* y, const float* x, int64_t n)> pack_bf16;

@@ -1,11 +1,16 @@
 // linear    y = x Wᵀ + b        dx = dy W        dW = dyᵀ x        db = Σ_rows dy
 //
-// x [T, K] (leading axes as one), W [N, K] of any type. Three ways to y:
+// x [T, K] (leading axes as one), W [N, K] of any type. Four ways to y:
 //   few rows, float W        dot products with each row of W: all there is to gain is reading W once, at the speed of memory
 //   few rows, quantized W    rows of x rounded to 8 bits, integer dot products (the default for inference: ops/quant.h)
+//   many rows, not F32       tiles of BF16 where there is an instruction for them (ops/linear_tiles.cpp; inference alone)
 //   else, and in BF16        panels of W unpacked to F32, then products of matrices
+#include "ops/interleave.h"
+#include "ops/linear_tiles.h"
+#include "ops/linears.h"
 #include "ops/loops.h"
 #include "ops/ops.h"
+#include "ops/profile.h"
 #include "ops/quant.h"
 #include "tensor/cancel.h"
 
@@ -15,6 +20,7 @@ namespace {
 
 constexpr int64_t dot_rows = 4;       // up to here one pass over W; from here on, packing for a product of matrices is shared by many rows
 constexpr int64_t q8_rows = 32;       // up to here integer dot products read W as it is; from here on unpacking it once is shared by many rows
+constexpr int64_t tile_rows = 12;     // from here on unpacking W for tiles of BF16 is
 constexpr int64_t weight_rows = 16;   // rows of W are dealt out in multiples of this, so that kernels may go in groups
 
 const std::byte* row_of(const Tensor& w, int64_t row) { return w.raw() + row * byte_size(w.dtype(), w.dim(-1)); }
@@ -30,8 +36,9 @@ void for_weight_rows(int64_t N, int64_t work, F&& f) {
 
 void dot_products(float* y, const Tensor& w, const float* x, int64_t T, int64_t N, int64_t K) {
   for_weight_rows(N, T * K, [&](int64_t first, int64_t count) {
-    for (int64_t n = first; n < first + count; n += weight_rows)            // these rows stay in the cache for all of x
-      for (int64_t t = 0, rows = std::min(weight_rows, first + count - n); t < T; ++t) {
+    const int64_t step = T == 1 ? count : weight_rows;
+    for (int64_t n = first; n < first + count; n += step)                   // these rows stay in the cache for all of x
+      for (int64_t t = 0, rows = std::min(step, first + count - n); t < T; ++t) {
         const std::byte* row = row_of(w, n);
         float* to = y + t * N + n;
         if (w.dtype() == DType::F32) kernel::dot_f32(to, reinterpret_cast<const float*>(row), K, x + t * K, rows, K);
@@ -41,12 +48,28 @@ void dot_products(float* y, const Tensor& w, const float* x, int64_t T, int64_t 
   });
 }
 
-void q8_products(float* y, const Tensor& w, const Kernel<kernel::DotQ8>& dot, const float* x, int64_t T, int64_t N, int64_t K) {
+// Some rows of W, in whichever order they lie, with T rows of x
+void q8_rows_of(float* y, const Tensor& w, const Q8Block* x, int64_t first, int64_t count, int64_t T) {
+  const WeightFormat& format = weight_format(w.dtype());
+  const int64_t N = w.dim(0), K = w.dim(1);
+  if (w.interleaved()) (*format.dot16)(y + first, N, w.interleaved().data() + first * byte_size(w.dtype(), K), x, count / panel_rows, T, K);
+  else (*format.dot_q8)(y + first, N, row_of(w, first), x, count, T, K);
+}
+
+void q8_products(std::span<const Product> products, const float* x, int64_t T, int64_t K) {
   thread_local std::vector<Q8Block> rounded;
   rounded.resize(size_t(T * K / 32));
   Q8Block* const q = rounded.data();
   for_rows(T, K, [&](int64_t begin, int64_t end) { kernel::quantize_q8(q + begin * K / 32, x + begin * K, (end - begin) * K); });
-  for_weight_rows(N, T * K, [&](int64_t first, int64_t count) { dot(y + first, N, row_of(w, first), q, count, T, K); });
+  int64_t groups = 0;
+  for (const Product& p : products) groups += (p.w.dim(0) + weight_rows - 1) / weight_rows;
+  parallel_for(groups, std::max<int64_t>(1, piece_products / (T * K * weight_rows)), [&](int64_t begin, int64_t end) {
+    for (const Product& p : products) {                     // those groups of them that lie in [begin, end)
+      const int64_t N = p.w.dim(0), mine = (N + weight_rows - 1) / weight_rows, from = std::max<int64_t>(begin, 0), to = std::min(end, mine);
+      if (from < to) q8_rows_of(p.y, p.w, q, from * weight_rows, std::min(to * weight_rows, N) - from * weight_rows, T);
+      begin -= mine, end -= mine;
+    }
+  });
 }
 
 // y += x Wᵀ: in blocks of y, each with its panel of W unpacked
@@ -86,33 +109,84 @@ void panel_products_back(float* dx, const Tensor& w, const float* dy, int64_t T,
   });
 }
 
+// How y = x Wᵀ is computed: see above.
+enum class Way { dots, q8, tiles, panels };
+Way way_of(const Tensor& w, int64_t T, int64_t K) {
+  const WeightFormat& format = weight_format(w.dtype());
+  const bool rounding = K % 32 == 0 && w.dtype() != DType::F32 && !Tape::current() && activations() == Activations::q8;
+  if (rounding && T >= tile_rows && has_weight_tiles()) return Way::tiles;
+  if (rounding && format.dot_q8 && T <= q8_rows) return Way::q8;
+  return is_float(w.dtype()) && T <= dot_rows && Tape::precision() == Precision::f32 ? Way::dots : Way::panels;
+}
+
+void check_weights(const Tensor& x, const Tensor& w, const Tensor& b) {
+  require(x && w && x.rank() >= 1 && w.rank() == 2 && x.dim(-1) == w.dim(1), "linear: weights ", w ? w.shape() : Shape{},
+          " do not fit the last axis of ", x ? x.shape() : Shape{});
+  require(!b || b.shape() == Shape{w.dim(0)}, "linear: bias ", b ? b.shape() : Shape{}, " for weights ", w.shape());
+}
+
+void add_bias(float* y, const Tensor& b, int64_t T, int64_t N) {
+  if (!b) return;
+  for_rows(T, N, [=, pb = b.data()](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t)
+      for (int64_t n = 0; n < N; ++n) y[t * N + n] += pb[n];
+  });
+}
+
+// "linear Q4_0 576 → 192, 3 rows"
+std::string describe(const Tensor& w, int64_t N, int64_t T) {
+  return std::string("linear ") + info(w.dtype()).name + " " + std::to_string(w.dim(1)) + " → " + std::to_string(N) + (T > 1 ? ", " + std::to_string(T) + " rows" : "");
+}
+
 }  // namespace
+
+std::vector<Tensor> linears(const Tensor& x, std::span<const WeightsAndBias> layers) {
+  Cancellation::point();
+  const int64_t T = x.shape().leading().numel(), K = x.dim(-1);
+  std::vector<Tensor> y;
+  bool q8 = true, tiles = true;
+  for (const auto& [w, b] : layers) {
+    check_weights(x, w, b);
+    const Way way = way_of(w, T, K);
+    q8 = q8 && way == Way::q8, tiles = tiles && way == Way::tiles;
+  }
+  if (!q8 && !tiles) {
+    for (const auto& [w, b] : layers) y.push_back(linear(x, w, b));
+    return y;
+  }
+  std::vector<Product> products;
+  int64_t all = 0, bytes = 0;
+  for (const WeightsAndBias& layer : layers) all += layer.w.dim(0), bytes += layer.w.bytes();
+  const Timed timed([&] { return describe(layers[0].w, all, T); }, bytes);
+  for (const auto& [w, b] : layers) {
+    y.emplace_back(x.shape().with_last(w.dim(0)));
+    products.push_back({y.back().data(), w});
+  }
+  if (q8) q8_products(products, x.data(), T, K);
+  else tile_products(products, x.data(), T, K);
+  for (size_t i = 0; i < y.size(); ++i) add_bias(y[i].data(), layers[i].b, T, y[i].dim(-1));
+  return y;
+}
 
 Tensor linear(const Tensor& x, const Tensor& w, const Tensor& b) {
   Cancellation::point();
-  require(x && w && x.rank() >= 1 && w.rank() == 2 && x.dim(-1) == w.dim(1), "linear: weights ", w ? w.shape() : Shape{},
-          " do not fit the last axis of ", x ? x.shape() : Shape{});
+  check_weights(x, w, b);
   const int64_t T = x.shape().leading().numel(), N = w.dim(0), K = w.dim(1);
-  require(!b || b.shape() == Shape{N}, "linear: bias ", b ? b.shape() : Shape{}, " for weights ", w.shape());
-  const WeightFormat& format = weight_format(w.dtype());
   const Precision precision = Tape::precision();
-  const bool q8 = format.dot_q8 && T <= q8_rows && K % 32 == 0 && !Tape::current() && activations() == Activations::q8;
+  const Timed timed([&] { return describe(w, N, T); }, w.bytes());
 
   Tensor y(x.shape().with_last(N));
   float* const to = y.data();
-  if (q8) {
-    q8_products(to, w, *format.dot_q8, x.data(), T, N, K);
-  } else if (is_float(w.dtype()) && T <= dot_rows && precision == Precision::f32) {
-    dot_products(to, w, x.data(), T, N, K);
-  } else {
-    for_numbers(y.size(), [=](int64_t begin, int64_t end) { std::fill(to + begin, to + end, 0.f); });
-    panel_products(to, w, x.data(), T, N, K, precision);
+  const Product product[] = {{to, w}};
+  switch (way_of(w, T, K)) {
+    case Way::q8: q8_products(product, x.data(), T, K); break;
+    case Way::tiles: tile_products(product, x.data(), T, K); break;
+    case Way::dots: dot_products(to, w, x.data(), T, N, K); break;
+    case Way::panels:
+      for_numbers(y.size(), [=](int64_t begin, int64_t end) { std::fill(to + begin, to + end, 0.f); });
+      panel_products(to, w, x.data(), T, N, K, precision);
   }
-  if (b)
-    for_rows(T, N, [=, pb = b.data()](int64_t begin, int64_t end) {
-      for (int64_t t = begin; t < end; ++t)
-        for (int64_t n = 0; n < N; ++n) to[t * N + n] += pb[n];
-    });
+  add_bias(to, b, T, N);
 
   if (!recording({x, w, b})) return y;
   return on_backward(y, {x, w, b}, [=, kept = w.wants_grad() ? saved(x) : Kept(), x = x.gradient(), b = b.gradient(), y = y.gradient()] {

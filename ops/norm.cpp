@@ -8,6 +8,7 @@
 
 #include "ops/loops.h"
 #include "ops/ops.h"
+#include "ops/profile.h"
 
 namespace kvt {
 
@@ -80,6 +81,7 @@ Kernel<void(float*, float*, float*, const float*, const float*, const float*, in
 static bool fits(const Tensor& w, const Tensor& x) { return w.rank() == 1 && w.dim(0) == x.dim(-1); }
 
 Tensor rms_norm(const Tensor& x, const Tensor& w, float eps) {
+  const Timed timed([] { return "rms_norm"; });
   require(x.rank() >= 1 && w && fits(w, x), "rms_norm: weights ", w ? w.shape() : Shape{}, " do not fit the last axis of ", x.shape());
   const int64_t rows = x.shape().leading().numel(), cols = x.dim(-1);
   const auto apply = [=] {
@@ -104,6 +106,7 @@ Tensor rms_norm(const Tensor& x, const Tensor& w, float eps) {
 }
 
 Tensor layer_norm(const Tensor& x, const Tensor& w, const Tensor& b, float eps) {
+  const Timed timed([] { return "layer_norm"; });
   require(x.rank() >= 1, "layer_norm: expected at least one axis, got ", x.shape());
   require(!w || fits(w, x), "layer_norm: weights ", w ? w.shape() : Shape{}, " do not fit the last axis of ", x.shape());
   require(!b || fits(b, x), "layer_norm: offset ", b ? b.shape() : Shape{}, " does not fit the last axis of ", x.shape());

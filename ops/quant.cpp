@@ -63,20 +63,20 @@ Pack pack_q4_0, pack_q4_1, pack_q5_0, pack_q5_1, pack_q8_0, pack_iq4_nl;        
 Pack pack_q2_k, pack_q3_k, pack_q4_k, pack_q5_k, pack_q6_k;                       // quant_k.cpp
 
 static const WeightFormat formats[] = {
-    {DType::F32, nullptr, nullptr, pack_f32},
-    {DType::F16, &kernel::unpack_f16, nullptr, pack_f16},
-    {DType::BF16, &kernel::unpack_bf16, nullptr, pack_bf16},
-    {DType::Q4_0, &kernel::unpack_q4_0, &kernel::dot_q4_0, pack_q4_0},
-    {DType::Q4_1, &kernel::unpack_q4_1, &kernel::dot_q4_1, pack_q4_1},
-    {DType::Q5_0, &kernel::unpack_q5_0, &kernel::dot_q5_0, pack_q5_0},
-    {DType::Q5_1, &kernel::unpack_q5_1, &kernel::dot_q5_1, pack_q5_1},
-    {DType::Q8_0, &kernel::unpack_q8_0, &kernel::dot_q8_0, pack_q8_0},
-    {DType::IQ4_NL, &kernel::unpack_iq4_nl, &kernel::dot_iq4_nl, pack_iq4_nl},
-    {DType::Q2_K, &kernel::unpack_q2_k, &kernel::dot_q2_k, pack_q2_k},
-    {DType::Q3_K, &kernel::unpack_q3_k, &kernel::dot_q3_k, pack_q3_k},
-    {DType::Q4_K, &kernel::unpack_q4_k, &kernel::dot_q4_k, pack_q4_k},
-    {DType::Q5_K, &kernel::unpack_q5_k, &kernel::dot_q5_k, pack_q5_k},
-    {DType::Q6_K, &kernel::unpack_q6_k, &kernel::dot_q6_k, pack_q6_k},
+    {DType::F32, nullptr, nullptr, nullptr, nullptr, pack_f32},
+    {DType::F16, &kernel::unpack_f16, nullptr, nullptr, nullptr, pack_f16},
+    {DType::BF16, &kernel::unpack_bf16, nullptr, nullptr, nullptr, pack_bf16},
+    {DType::Q4_0, &kernel::unpack_q4_0, &kernel::dot_q4_0, &kernel::dot16_q4_0, &kernel::pairs16_q4_0, pack_q4_0},
+    {DType::Q4_1, &kernel::unpack_q4_1, &kernel::dot_q4_1, &kernel::dot16_q4_1, &kernel::pairs16_q4_1, pack_q4_1},
+    {DType::Q5_0, &kernel::unpack_q5_0, &kernel::dot_q5_0, &kernel::dot16_q5_0, &kernel::pairs16_q5_0, pack_q5_0},
+    {DType::Q5_1, &kernel::unpack_q5_1, &kernel::dot_q5_1, &kernel::dot16_q5_1, &kernel::pairs16_q5_1, pack_q5_1},
+    {DType::Q8_0, &kernel::unpack_q8_0, &kernel::dot_q8_0, &kernel::dot16_q8_0, &kernel::pairs16_q8_0, pack_q8_0},
+    {DType::IQ4_NL, &kernel::unpack_iq4_nl, &kernel::dot_iq4_nl, &kernel::dot16_iq4_nl, &kernel::pairs16_iq4_nl, pack_iq4_nl},
+    {DType::Q2_K, &kernel::unpack_q2_k, &kernel::dot_q2_k, nullptr, nullptr, pack_q2_k},
+    {DType::Q3_K, &kernel::unpack_q3_k, &kernel::dot_q3_k, nullptr, nullptr, pack_q3_k},
+    {DType::Q4_K, &kernel::unpack_q4_k, &kernel::dot_q4_k, nullptr, nullptr, pack_q4_k},
+    {DType::Q5_K, &kernel::unpack_q5_k, &kernel::dot_q5_k, nullptr, nullptr, pack_q5_k},
+    {DType::Q6_K, &kernel::unpack_q6_k, &kernel::dot_q6_k, nullptr, nullptr, pack_q6_k},
 };
 
 const WeightFormat& weight_format(DType type) {

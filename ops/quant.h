@@ -25,6 +25,8 @@ struct WeightFormat {
   DType type;
   const Kernel<kernel::Unpack>* unpack;            // null for F32
   const Kernel<kernel::DotQ8>* dot_q8;
+  const Kernel<kernel::Dot16>* dot16;              // these two null where rows are not interleaved (ops/interleave.h)
+  const Kernel<kernel::Pairs16>* pairs16;
   void (*pack)(void* y, const float* x, int64_t n);    // nearest representation of n numbers (whole blocks)
 };
 const WeightFormat& weight_format(DType type);         // throws for a type that holds no weights (I32, …)

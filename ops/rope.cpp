@@ -6,6 +6,7 @@
 
 #include "ops/loops.h"
 #include "ops/ops.h"
+#include "ops/profile.h"
 
 namespace kvt {
 
@@ -64,6 +65,7 @@ void rotate(float* y, const float* x, const float* cos_sin, float direction, Pai
 }  // namespace
 
 Tensor rope(const Tensor& x, std::span<const int32_t> positions, const RopeOptions& options) {
+  const Timed timed([] { return "rope"; });
   require(x.rank() == 4, "rope: expected [B, T, H, D], got ", x.shape());
   const int64_t rows = x.dim(0) * x.dim(1), H = x.dim(2), D = x.dim(3), dims = options.dims ? options.dims : D;
   const int64_t distinct = int64_t(positions.size());

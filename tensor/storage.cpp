@@ -167,7 +167,9 @@ Storage Storage::map_file(const std::string& path) {
   void* p = ::mmap(nullptr, file.size, PROT_READ, MAP_SHARED, file.fd, 0);
   require_as(Trouble::input_output, p != MAP_FAILED, "cannot map '", path, "' (", file.size, " bytes): ", std::strerror(errno));
   const size_t size = file.size;
-  return {std::shared_ptr<void>(p, [size](void* q) { ::munmap(q, size); }), p, size, false};
+  Storage out(std::shared_ptr<void>(p, [size](void* q) { ::munmap(q, size); }), p, size, false);
+  out.mapped_ = true;
+  return out;
 }
 
 Storage Storage::read_file(const std::string& path) {
@@ -212,7 +214,15 @@ Storage Storage::borrow(void* data, size_t bytes, bool writable) { return {nullp
 
 Storage Storage::part(size_t offset, size_t bytes) const {
   require(offset <= size_ && bytes <= size_ - offset, "storage: [", offset, ", +", bytes, ") lies outside of ", size_, " bytes");
-  return {owner_, data_ + offset, bytes, writable_};
+  Storage out(owner_, data_ + offset, bytes, writable_);
+  out.mapped_ = mapped_;
+  return out;
+}
+
+void Storage::leave_memory() const {
+  if (!mapped_) return;
+  const auto page = uintptr_t(::sysconf(_SC_PAGESIZE)), begin = (uintptr_t(data_) + page - 1) / page * page, end = (uintptr_t(data_) + size_) / page * page;
+  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);      // advice: failing costs memory alone
 }
 
 Arena::Scope::Scope(Arena& arena) : outer_(open_arena) { open_arena = &arena; }

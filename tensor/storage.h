@@ -56,6 +56,9 @@ class Storage {
   // A part of these bytes that keeps the whole alive. Throws when it does not lie within.
   Storage part(size_t offset, size_t bytes) const;
 
+  // Of a mapped file, lets the system take these bytes' pages from memory; they come back when they are read. Of other bytes nothing.
+  void leave_memory() const;
+
   std::byte* data() const { return data_; }
   size_t size() const { return size_; }
   bool writable() const { return writable_; }
@@ -69,7 +72,7 @@ class Storage {
   std::shared_ptr<void> owner_;
   std::byte* data_ = nullptr;
   size_t size_ = 0;
-  bool writable_ = true;
+  bool writable_ = true, mapped_ = false;
 };
 
 // What the storages of one owner hold together, and a limit that they keep: those allocated while a Scope is open on the thread, and

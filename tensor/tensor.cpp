@@ -11,7 +11,7 @@ Tensor::Tensor(const Shape& shape, DType dtype, Storage storage) : impl_(std::ma
   const int64_t size = shape.numel(), bytes = byte_size(dtype, size);
   require(int64_t(storage.size()) == bytes, "tensor: ", shape, " of ", dtype, " needs ", bytes, " bytes, got ", storage.size());
   require(shape.rank() == 0 || shape[-1] % info(dtype).block == 0, "tensor: rows of ", shape, " do not fill whole ", dtype, " blocks");
-  *impl_ = {shape, dtype, size, std::move(storage), Gradient(size)};
+  *impl_ = {shape, dtype, size, std::move(storage), Gradient(size), {}};
 }
 
 Tensor Tensor::zeros(const Shape& shape) { return filled(shape, 0.f); }

@@ -83,6 +83,10 @@ class Tensor {
   const std::function<Tensor()>& recipe() const { return impl_->gradient.state_->recipe; }
   void set_recipe(std::function<Tensor()> make_again) const { impl_->gradient.state_->recipe = std::move(make_again); }
 
+  // The same weights in the order of the kernels that decode (ops/interleave.h), if somebody had them brought into it.
+  const Storage& interleaved() const { return impl_->interleaved; }
+  void set_interleaved(Storage bytes) const { impl_->interleaved = std::move(bytes); }
+
   bool same(const Tensor& other) const { return impl_ == other.impl_; }   // the very same tensor
 
  private:
@@ -92,6 +96,7 @@ class Tensor {
     int64_t size;
     Storage storage;
     Gradient gradient;       // shared among views
+    Storage interleaved = {};
   };
   std::shared_ptr<Impl> impl_;
 };

@@ -8,6 +8,7 @@
 #include <random>
 
 #include "main.h"
+#include "ops/interleave.h"
 #include "ops/kernels.h"
 #include "ops/quant.h"
 
@@ -284,6 +285,71 @@ void dot_q8_case(DType type) {
           double most = 1;
           for (int64_t i = 0; i < y.size(); ++i) most = std::max(most, std::fabs(double(y.data()[i])));
           return collect(y, most);
+        });
+      }
+}
+
+std::vector<uint16_t> interleaved(DType type, int64_t rows, int64_t n, uint32_t seed) {
+  const Tensor w = Tensor({rows, n}, type);
+  const auto bytes = packed(type, interesting(rows * n, seed));
+  if (rows > 0) std::memcpy(w.raw(), bytes.data(), bytes.size() * 2);
+  interleave(w);
+  std::vector<uint16_t> y(bytes.size());
+  if (rows > 0) std::memcpy(y.data(), w.interleaved().data(), y.size() * 2);
+  return y;
+}
+
+void dot16_case(DType type) {
+  for (int64_t blocks : {1, 2, 3, 7})
+    for (int64_t panels : {0, 1, 3})
+      for (int64_t T : {0, 1, 2, 4, 7}) {
+        INFO("blocks ", blocks, " panels ", panels, " T ", T);
+        const int64_t n = blocks * 32, rows = 16 * panels, ldy = rows + T % 3;
+        std::vector<Q8Block> x(size_t(T * blocks));
+        kernel::quantize_q8.variant(0).fn(x.data(), interesting(T * n, 14).data(), T * n);
+        const auto scale = [](Guarded<float>& y) {
+          double most = 1;
+          for (int64_t i = 0; i < y.size(); ++i) most = std::max(most, std::fabs(double(y.data()[i])));
+          return most;
+        };
+        parity(*weight_format(type).dot16, 1e-6, [&](auto fn) {
+          Guarded<uint16_t> w(interleaved(type, rows, n, 13), int(blocks % 4));
+          Guarded<Q8Block> activations(x);
+          Guarded<float> y(T * ldy, int(panels % 4));
+          fn(y, ldy, w, activations, panels, T, n);
+          return collect(y, scale(y));
+        });
+        Guarded<float> apart(T * ldy), beside(T * ldy);      // the same rows in the file's order
+        weight_format(type).dot_q8->variant(0).fn(apart, ldy, packed(type, interesting(rows * n, 13)).data(), x.data(), rows, T, n);
+        weight_format(type).dot16->variant(0).fn(beside, ldy, interleaved(type, rows, n, 13).data(), x.data(), panels, T, n);
+        for (int64_t i = 0; i < apart.size(); ++i) CHECK(double(beside.data()[i]) == doctest::Approx(double(apart.data()[i])).epsilon(1e-5).scale(scale(apart)));
+      }
+}
+
+void pairs16_case(DType type) {
+  const int64_t blocks = 7, n = blocks * 32;
+  for (int64_t first : {0, 2, 6})
+    for (int64_t count : {int64_t(0), int64_t(1), blocks - first})
+      for (int64_t step : {16, 32}) {
+        const Floats numbers = interesting(16 * n, 15);
+        Floats same(size_t(16 * n));
+        unpack(same.data(), type, packed(type, numbers).data(), 16 * n);
+        parity(*weight_format(type).pairs16, 0, [&](auto fn) {
+          Guarded<uint16_t> w(interleaved(type, 16, n, 15), int(first % 4));
+          Guarded<uint32_t> y(count > 0 ? (count - 1) * 512 + 15 * step + 16 : 0, 1);
+          fn(y, step, w, first, count, n);
+          CHECK(y.intact());
+          Result result;
+          for (int64_t b = 0; b < count; ++b)
+            for (int64_t p = 0; p < 16; ++p)
+              for (int64_t r = 0; r < 16; ++r) {
+                const uint32_t pair = y.data()[b * 512 + p * step + r];
+                const float* const want = &same[size_t(r * n + (first + b) * 32 + 2 * p)];
+                result.y.insert(result.y.end(), {bf16_to_f32(uint16_t(pair)), bf16_to_f32(uint16_t(pair >> 16))});
+                CHECK(std::fabs(result.y.end()[-2] - want[0]) <= std::fabs(want[0]) / 256 + 1e-30f);
+                CHECK(std::fabs(result.y.end()[-1] - want[1]) <= std::fabs(want[1]) / 256 + 1e-30f);
+              }
+          return result;
         });
       }
 }
@@ -614,6 +680,7 @@ std::map<std::string, Case> cases() {
     const WeightFormat& format = weight_format(type);
     all[format.unpack->name] = [type] { unpack_case(type); };
     if (format.dot_q8) all[format.dot_q8->name] = [type] { dot_q8_case(type); };
+    if (format.dot16) all[format.dot16->name] = [type] { dot16_case(type); }, all[format.pairs16->name] = [type] { pairs16_case(type); };
   }
   return all;
 }

@@ -1,7 +1,11 @@
 // linear and embedding with weights of every type against products in double, along each of linear's ways.
 #include "tests/main.h"
 
+#include "ops/interleave.h"
+#include "ops/linear_tiles.h"
+#include "ops/linears.h"
 #include "ops/quant.h"
+#include "tensor/parallel.h"
 #include "tests/check.h"
 
 using namespace kvt;
@@ -43,22 +47,76 @@ TEST_CASE("linear is x Wᵀ + b for every type of weight, however many rows") {
     }
 }
 
-TEST_CASE("activations rounded to 8 bits: a small error with few rows, none when recording or with many rows") {
+TEST_CASE("activations rounded to 8 bits: a small error with few rows, and with many where tiles of BF16 serve; none when recording") {
   Rng rng(32);
   const UseActivations rounded(Activations::q8);
   for (const DType type : types) {
     if (is_float(type)) continue;
-    const Tensor w = pack(randn({100, 512}, rng), type), plain = unpack(w);
+    const Tensor w = pack(randn({100, 768}, rng), type), plain = unpack(w);      // two blocks of K in tiles
     for (const int64_t T : {1, 32, 33}) {
       INFO(std::string(info(type).name), ", rows ", T);
-      const Tensor x = randn({T, 512}, rng), y = linear(x, w);
+      const Tensor x = randn({T, 768}, rng), y = linear(x, w);
       const double error = max_relative_error(y.values(), definition(x, plain, {}));
-      if (T <= 32 && weight_format(type).dot_q8) CHECK((error > 1e-5 && error < 1e-2));
+      if (T <= 32 || has_weight_tiles()) CHECK((error > 1e-5 && error < 1e-2));
       else CHECK(error < 3e-6);
       Tape tape;                                                       // even where nothing wants a gradient: the whole model is exact
       CHECK(max_relative_error(linear(x, w).values(), definition(x, plain, {})) < 3e-6);
     }
   }
+}
+
+TEST_CASE("many rows with weights of 16 bits: by tiles as good as 16 bits of precision, F32 weights exact") {
+  Rng rng(35);
+  const UseActivations rounded(Activations::q8);
+  for (const DType type : {DType::F32, DType::F16, DType::BF16})
+    for (const auto& size : {std::pair<int64_t, int64_t>{12, 1344}, {32, 96}, {45, 2592}, {100, 1344}}) {
+      const int64_t T = size.first, K = size.second;
+      INFO(std::string(info(type).name), ", rows ", T);
+      const int64_t N = 77;                                            // up to four blocks of K, the last panels in part
+      const Tensor x = randn({T, K}, rng), w = pack(randn({N, K}, rng), type), b = randn({N}, rng);
+      CHECK(max_relative_error(linear(x, w, b).values(), definition(x, unpack(w), b)) < (type == DType::F32 || !has_weight_tiles() ? 3e-6 : 3e-5));
+    }
+}
+
+constexpr DType interleaved_types[] = {DType::Q4_0, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q8_0, DType::IQ4_NL};
+
+TEST_CASE("interleaved weights give what those in the file's order give") {
+  Rng rng(36);
+  const UseActivations rounded(Activations::q8);
+  for (const DType type : interleaved_types)
+    for (const int64_t N : {16, 80, 224})
+      for (const int64_t T : {1, 3, 11, 12, 33, 70}) {
+        INFO(std::string(info(type).name), ", N ", N, ", rows ", T);
+        const Tensor x = randn({T, 672}, rng), w = pack(randn({N, 672}, rng), type), apart = linear(x, w);
+        interleave(w);
+        CHECK(max_relative_error(linear(x, w).values(), apart.values()) < 3e-6);
+      }
+}
+
+TEST_CASE("layers that share their input give the bits of each alone, on 1, 2 and 4 threads the same") {
+  Rng rng(37);
+  const UseActivations rounded(Activations::q8);
+  for (const bool side_by_side : {false, true})
+    for (const int64_t T : {1, 6, 40}) {
+      const Tensor x = randn({T, 576}, rng), q = pack(randn({576, 576}, rng), DType::Q4_0), k = pack(randn({192, 576}, rng), DType::Q8_0), none, b = randn({192}, rng);
+      if (side_by_side) interleave(q), interleave(k);
+      const WeightsAndBias layers[] = {{q, none}, {k, b}};
+      std::vector<Tensor> first;
+      for (const int threads : {1, 2, 4}) {
+        INFO("threads ", threads, ", rows ", T);
+        ThreadPool pool({.threads = threads});
+        const ThreadPool::Use use(pool);
+        const std::vector<Tensor> y = linears(x, layers);
+        REQUIRE(y.size() == 2);
+        const Tensor alone[] = {linear(x, q), linear(x, k, b)};
+        if (first.empty()) first = y;
+        for (size_t i = 0; i < 2; ++i) {
+          CHECK(y[i].shape() == alone[i].shape());
+          CHECK(std::equal(y[i].values().begin(), y[i].values().end(), alone[i].values().begin()));
+          CHECK(std::equal(y[i].values().begin(), y[i].values().end(), first[i].values().begin()));
+        }
+      }
+    }
 }
 
 TEST_CASE("a row of a batch gives the same alone") {

@@ -10,7 +10,9 @@
 #include "engine/generate.h"
 #include "engine/load.h"
 #include "engine/metrics.h"
+#include "ops/linear_tiles.h"
 #include "ops/quant.h"
+#include "tensor/parallel.h"
 #include "tests/check.h"
 
 using namespace kvt;
@@ -116,7 +118,9 @@ TEST_CASE("stories260K in Q8_0 and Q4_1: every instruction set gives the referen
     const std::vector<float> want = logits_of("reference");
     for (const std::string& isa : each.names) {
       INFO("kernels ", isa, ", weights ", std::string(info(type).name));
-      CHECK(max_relative_error(logits_of(isa), want) < 2e-3);       // a rounding apart, an activation may fall to the next 8-bit step
+      const std::vector<float> got = logits_of(isa);
+      // A rounding apart, an activation may fall to the next 8-bit step. Tiles of BF16 read a prompt with operands of 8 bits of precision.
+      CHECK(max_relative_error(got, want) < (has_weight_tiles() ? 2e-2 : 2e-3));
     }
   }
   set_activations({});
@@ -198,6 +202,39 @@ TEST_CASE("SmolLM2-135M Q4_1 with F32 activations: prompt ids, largest logits, l
       CHECK(std::fabs(double(logits[size_t(id)]) - logit) < 1e-3);
     CHECK(std::fabs(log_sum_exp(logits) - golden["logsumexp"].get<double>()) < 1e-3);
     CHECK(greedy(m, ids, 48) == golden["greedy_ids"].get<std::vector<int32_t>>());
+  }
+  set_activations(before);
+}
+
+TEST_CASE("SmolLM2-135M Q4_1, weights interleaved: 1, 2 and 4 threads write the same tokens, as near to exact ones as in the file's order") {
+  if (!have_data(smollm2())) return;
+  const Activations before = activations();
+  const Opened m(smollm2());
+  const std::vector<int32_t> prompt = m.tokenizer->encode("The lighthouse keeper opened the door, and the storm");
+  const auto scores = [&] {
+    Session session(*m.lm, {.context = 64});
+    session.evaluate(std::span(prompt).first(prompt.size() - 1));
+    const auto logits = session.evaluate(std::span(prompt).last(1));
+    return std::vector<float>(logits.begin(), logits.end());
+  };
+  set_activations(Activations::f32);
+  const std::vector<float> exact = scores();
+  set_activations(Activations::q8);
+  const double as_stored = max_relative_error(scores(), exact);
+  const int64_t bytes = interleave_weights(*m.lm);
+  CHECK((bytes == 0 || bytes > 80'000'000));                // nothing, or every matrix
+  CHECK(interleave_weights(*m.lm) == 0);
+  const double interleaved = max_relative_error(scores(), exact);      // sums in another order: over 30 layers activations fall to other 8-bit steps
+  INFO("in the file's order ", as_stored, ", interleaved ", interleaved);
+  CHECK(interleaved < std::max(1e-4, 3 * as_stored));
+  std::vector<int32_t> first;
+  for (const int threads : {1, 2, 4}) {
+    INFO("threads ", threads);
+    ThreadPool pool({.threads = threads});
+    const ThreadPool::Use use(pool);
+    const std::vector<int32_t> ids = greedy(m, prompt, 24);
+    if (first.empty()) first = ids;
+    CHECK(ids == first);
   }
   set_activations(before);
 }

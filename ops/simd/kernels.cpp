@@ -11,8 +11,10 @@ void KVT_ADD_KERNELS(ISA)() {
 #if defined(__AMX_BF16__)
   ISA::add_products_amx();
 #elif defined(__AVX512BF16__)
+  ISA::add_interleaved_pairs();
   ISA::add_products_bf16();
 #elif defined(__AVX512VNNI__)
+  ISA::add_interleaved_dots();
   ISA::add_quants();
 #else
   ISA::add_attention();

@@ -45,7 +45,7 @@ void end() { asm volatile("tilerelease" : : : "memory"); }
 }  // namespace
 
 void ISA::add_products_amx() {
-  kernel::matmul_tile_bf16.add(this_isa, matmul_tile_bf16, {int(side), int(side), pack_tiles<false>, pack_tiles<true>, int(step), 2, begin, end});
+  kernel::matmul_tile_bf16.add(this_isa, matmul_tile_bf16, {int(side), int(side), pack_tiles<false>, pack_tiles<true>, int(step), 2, 16, 256, begin, end});
 }
 
 }  // namespace kvt

@@ -20,6 +20,8 @@ void add_products();
 void add_products_bf16();
 void add_products_amx();
 void add_blocks();
+void add_interleaved_dots();
+void add_interleaved_pairs();
 void add_quants();
 void add_softmax();
 void add_unpacks();

@@ -1,0 +1,169 @@
+// y = x Wᵀ for many rows by tiles of BF16 (kernel::matmul_tile_bf16), for inference.
+//
+// All of x is packed once. Each job unpacks some rows of W, packs them, and meets with them every panel of x:
+//
+//   for rows of W by cols:          for K by kc:  B = pack(unpack(W))             32 KB, in the L1 cache or nearly
+//     for K by kc, for T by rows:   y[rows, cols] += tile(A, B)                    A streams from the L2 cache
+//
+// A number is the sum of parts in BF16, x ≈ x₁ + x₂ with x₁ = bf16(x), x₂ = bf16(x − x₁), of 8 bits of precision each:
+//
+//   weights     x·w ≈                           relative error of a product
+//   quantized   x₁ w₁                           2^−9 twice: below that of activations rounded to 8 bits a block, a third of it
+//   BF16        x₁ w₁ + x₂ w₁                   2^−17; w₁ is exact
+//   F16         x₁ w₁ + x₂ w₁ + x₁ w₂           2^−17; w₁ + w₂ is exact, its 11 bits being fewer than 16
+//
+// Integer tiles would be slower: what they add up must be scaled after every block of 32 numbers, which takes several times as long as the
+// products do.
+#include "ops/linear_tiles.h"
+
+#include <cstring>
+
+#include "ops/interleave.h"
+#include "ops/loops.h"
+#include "ops/quant.h"
+
+namespace kvt {
+
+namespace {
+
+using Tile = Kernel<kernel::MatmulTile, kernel::Tile>::Variant;
+
+constexpr int64_t most_k = 640;              // numbers of a panel's vector that are met at once
+constexpr int64_t piece = 256;               // numbers unpacked at once: whole blocks of every type
+
+int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+struct Parts { int x, w; };
+Parts parts_for(DType type) {
+  if (type == DType::F16) return {2, 2};
+  return {type == DType::BF16 ? 2 : 1, 1};
+}
+
+// How products are cut: K in blocks of kc numbers, T in panels of A; N in panels of B.
+struct Plan {
+  const Tile& tile;
+  int64_t T, K, blocks, kc, panels;
+
+  Plan(int64_t t, int64_t k) : tile(kernel::matmul_tile_bf16.best()), T(t), K(k), blocks((K + most_k - 1) / most_k) {
+    kc = round_up((K + blocks - 1) / blocks, blocks > 1 ? piece : 32);           // a block of K holds whole blocks of the type
+    blocks = (K + kc - 1) / kc;
+    panels = (T + tile.traits.rows - 1) / tile.traits.rows;
+  }
+  int64_t in_block(int64_t b) const { return std::min(kc, K - b * kc); }
+  int64_t a_panel() const { return tile.traits.rows * kc * tile.traits.bytes; }
+  int64_t b_panel() const { return tile.traits.cols * kc * tile.traits.bytes; }
+};
+
+// x ← x − bf16(x)
+void keep_rest(float* x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) x[i] -= bf16_to_f32(f32_to_bf16(x[i]));
+}
+
+// Panel i of x, all blocks and parts: part p of block b lies at a + ((p blocks + b) panels + i) a_panel.
+void pack_x(std::byte* a, const Plan& plan, const float* x, int64_t i, int parts) {
+  thread_local Scratch scratch;
+  const auto& of = plan.tile.traits;
+  const int64_t n = std::min<int64_t>(of.rows, plan.T - i * of.rows), K = plan.K;
+  const float* from = x + i * of.rows * K;
+  for (int p = 0; p < parts; ++p) {
+    if (p > 0) {
+      float* const rest = scratch.floats(n * K);
+      std::copy_n(from, n * K, rest);
+      keep_rest(rest, n * K);
+      from = rest;
+    }
+    for (int64_t b = 0; b < plan.blocks; ++b)
+      of.pack_a(a + ((p * plan.blocks + b) * plan.panels + i) * plan.a_panel(), of.rows, from + b * plan.kc, K, 1, n, plan.in_block(b));
+  }
+}
+
+// n rows of W from `first` on, block by block: part p of block b lies at b_panels + (p blocks + b) b_panel.
+void pack_w(std::byte* to, const Plan& plan, const Tensor& w, int64_t first, int64_t n, int parts) {
+  alignas(64) float numbers[64 * piece];
+  const auto& of = plan.tile.traits;
+  if (w.interleaved() && of.pair_step > 0) {
+    if (n < of.cols) std::fill_n(to, plan.blocks * plan.b_panel(), std::byte{});
+    for (int64_t b = 0; b < plan.blocks; ++b)
+      for (int64_t r = 0; r < n; r += panel_rows)
+        (*weight_format(w.dtype()).pairs16)(reinterpret_cast<uint32_t*>(to + b * plan.b_panel()) + r / panel_rows * of.half_step, of.pair_step,
+                                            w.interleaved().data() + (first + r) * byte_size(w.dtype(), plan.K), b * plan.kc / 32, plan.in_block(b) / 32, plan.K);
+    return;
+  }
+  auto* const unpack = weight_format(w.dtype()).unpack->best().fn;
+  const std::byte* const rows = w.raw() + first * byte_size(w.dtype(), plan.K);
+  const int64_t row = byte_size(w.dtype(), plan.K);
+  for (int64_t b = 0; b < plan.blocks; ++b)
+    for (int64_t k = 0; k < plan.in_block(b); k += piece) {
+      const int64_t count = std::min(piece, plan.in_block(b) - k);
+      for (int64_t r = 0; r < n; ++r) unpack(numbers + r * piece, rows + r * row + byte_size(w.dtype(), b * plan.kc + k), count);
+      for (int p = 0; p < parts; ++p) {
+        if (p > 0) keep_rest(numbers, n * piece);
+        of.pack_b(to + (p * plan.blocks + b) * plan.b_panel() + k * of.cols * of.bytes, of.cols, numbers, piece, 1, n, count);
+      }
+    }
+}
+
+// y[T, n columns of N] += A B for one block of K, of one part each
+void multiply_panels(float* y, int64_t N, const Plan& plan, const std::byte* a, const std::byte* b, int64_t n, int64_t k) {
+  const auto& [tile, of] = plan.tile;
+  alignas(64) float edge[64 * 64];
+  for (int64_t i = 0; i < plan.panels; ++i, a += plan.a_panel()) {
+    float* const to = y + i * of.rows * N;
+    const int64_t m = std::min<int64_t>(of.rows, plan.T - i * of.rows);
+    if (m == of.rows && n == of.cols) {
+      tile(to, N, a, b, k);
+      continue;
+    }
+    std::fill_n(edge, of.rows * of.cols, 0.0f);
+    tile(edge, of.cols, a, b, k);
+    for (int64_t r = 0; r < m; ++r)
+      for (int64_t c = 0; c < n; ++c) to[r * N + c] += edge[r * of.cols + c];
+  }
+}
+
+}  // namespace
+
+bool has_weight_tiles() { return kernel::matmul_tile_bf16.best().traits.begin != nullptr; }
+
+void tile_products(std::span<const Product> products, const float* x, int64_t T, int64_t K) {
+  const Plan plan(T, K);
+  const auto& of = plan.tile.traits;
+  Parts most{1, 1};
+  int64_t columns = 0;                                      // panels of B
+  for (const Product& p : products) {
+    const Parts parts = parts_for(p.w.dtype());
+    most = {std::max(most.x, parts.x), std::max(most.w, parts.w)};
+    columns += (p.w.dim(0) + of.cols - 1) / of.cols;
+  }
+  thread_local Scratch packed;
+  auto* const a = reinterpret_cast<std::byte*>(packed.floats(most.x * plan.blocks * plan.panels * plan.a_panel() / 4));
+  parallel_for(plan.panels, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) pack_x(a, plan, x, i, most.x);
+  });
+  parallel_for(columns, 1, [&](int64_t begin, int64_t end) {
+    thread_local Scratch scratch;
+    auto* const b = reinterpret_cast<std::byte*>(scratch.floats(most.w * plan.blocks * plan.b_panel() / 4));
+    const Product* p = products.data();
+    int64_t before = 0;                                     // panels of the products before *p
+    for (int64_t j = begin; j < end; ++j) {
+      for (int64_t mine; j - before >= (mine = (p->w.dim(0) + of.cols - 1) / of.cols); ++p) before += mine;
+      const int64_t N = p->w.dim(0), first = (j - before) * of.cols, n = std::min<int64_t>(of.cols, N - first);
+      const Parts parts = parts_for(p->w.dtype());
+      pack_w(b, plan, p->w, first, n, parts.w);
+      float* const to = p->y + first;
+      for (int64_t t = 0; t < T; ++t) {
+        if (n == 32) std::memset(to + t * N, 0, 32 * sizeof(float));      // in place, without a call
+        else std::fill_n(to + t * N, n, 0.0f);
+      }
+      if (of.begin) of.begin();
+      for (int64_t block = 0; block < plan.blocks; ++block)
+        for (int px = 0; px < parts.x; ++px)
+          for (int pw = 0; pw < parts.w && px + pw < 2; ++pw)       // x₂ w₂ would be below rounding
+            multiply_panels(to, N, plan, a + (px * plan.blocks + block) * plan.panels * plan.a_panel(), b + (pw * plan.blocks + block) * plan.b_panel(), n,
+                            plan.in_block(block));
+      if (of.end) of.end();
+    }
+  });
+}
+
+}  // namespace kvt

@@ -1,0 +1,17 @@
+// Ways of linear() (ops/linear.cpp) for inference, over one matrix or several that share x.
+#pragma once
+#include <span>
+
+#include "tensor/tensor.h"
+
+namespace kvt {
+
+// y[T, N] = x[T, K] wᵀ;  w [N, K]
+struct Product { float* y; const Tensor& w; };
+
+bool has_weight_tiles();      // whether the chosen tile of BF16 is so much faster than F32 that it pays to unpack weights for it (AMX)
+
+// On all threads; every w of a type but F32, K a multiple of 32. Precision: see linear_tiles.cpp.
+void tile_products(std::span<const Product> products, const float* x, int64_t T, int64_t K);
+
+}  // namespace kvt
