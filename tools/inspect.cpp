@@ -11,6 +11,7 @@
 #include <type_traits>
 
 #include "engine/gguf.h"
+#include "ops/interleave.h"
 #include "tools/commands.h"
 
 namespace kvt {
@@ -26,6 +27,7 @@ struct Options {
 
 struct Totals {
   int64_t parameters = 0, bytes = 0;
+  int64_t interleaved = 0, interleaved_bytes = 0;           // tensors that `kvt run` brings into another order on this machine, and their bytes
   std::map<std::string, int64_t> bytes_by_type;
 
   explicit Totals(const Gguf& g) {
@@ -33,6 +35,8 @@ struct Totals {
       parameters += e.tensor.size();
       bytes += e.tensor.bytes();
       bytes_by_type[info(e.tensor.dtype()).name] += e.tensor.bytes();
+      const bool rows_alone = e.name == "token_embd.weight" && g.find_tensor("output.weight");      // an embedding that is no output matrix too
+      if (gains_by_interleaving(e.tensor) && !rows_alone) ++interleaved, interleaved_bytes += e.tensor.bytes();
     }
   }
   double bits_per_weight() const { return parameters ? 8. * double(bytes) / double(parameters) : 0; }
@@ -112,7 +116,8 @@ void print_json(const Gguf& g) {
                     {"keys", keys},
                     {"tensors", tensors},
                     {"totals", {{"parameters", totals.parameters}, {"bytes", totals.bytes}, {"bytes_by_type", totals.bytes_by_type},
-                                {"bits_per_weight", totals.bits_per_weight()}}}};
+                                {"bits_per_weight", totals.bits_per_weight()}}},
+                    {"decoding", {{"interleaved_tensors", totals.interleaved}, {"interleaved_bytes", totals.interleaved_bytes}}}};
   std::printf("%s\n", dump(all, 1).c_str());
 }
 
@@ -150,6 +155,8 @@ void print_text(const Gguf& g) {
   std::printf("\ntotals\n  parameters       %" PRId64 "\n  bytes            %" PRId64 "\n", totals.parameters, totals.bytes);
   for (const auto& [type, bytes] : totals.bytes_by_type) std::printf("  bytes of %-6s  %" PRId64 "\n", type.c_str(), bytes);
   std::printf("  bits per weight  %.3f\n", totals.bits_per_weight());
+  std::printf("\ndecoding on this CPU (kvt run)\n  interleaved by 16 rows   %" PRId64 " tensors, %" PRId64 " bytes, in place of the file's pages\n  in the file's order      %" PRId64
+              " tensors, %" PRId64 " bytes\n", totals.interleaved, totals.interleaved_bytes, int64_t(g.tensors().size()) - totals.interleaved, totals.bytes - totals.interleaved_bytes);
 }
 
 void run(const Options& o) {

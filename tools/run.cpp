@@ -4,9 +4,11 @@
 #include <cstdio>
 #include <ctime>
 #include <iostream>
+#include <optional>
 
 #include "engine/chat.h"
 #include "engine/generate.h"
+#include "ops/profile.h"
 #include "tensor/cancel.h"
 #include "tools/commands.h"
 #include "tools/common.h"
@@ -20,7 +22,7 @@ struct Options {
   std::string prompt, file, cache = "f16", system, chat_template;
   int64_t tokens = -1, context = 0;
   SamplerOptions sampler;
-  bool print_ids = false, no_bos = false, no_echo = false, ignore_eos = false, quiet = false, chat = false;
+  bool print_ids = false, no_bos = false, no_echo = false, ignore_eos = false, quiet = false, as_stored = false, profile = false, chat = false;
 };
 
 void print(const std::string& text) {
@@ -34,6 +36,25 @@ void print_speed(const Generation& g, double load_seconds) {
   std::fprintf(stderr, "load %.3f s | prompt %lld tokens, %.3f s, %.1f tokens/s | text %lld tokens, %.3f s, %.1f tokens/s\n", load_seconds,
                static_cast<long long>(g.prompt_tokens), g.prompt_seconds, rate(g.prompt_tokens, g.prompt_seconds),
                static_cast<long long>(written), g.seconds, rate(written - 1, g.seconds));
+}
+
+// Times and bytes of each operation since the profile was cleared, beside the speed of reading.
+void print_profile(const char* what, const std::vector<Profile::Row>& rows, int64_t tokens, double seconds, double limit) {
+  std::fprintf(stderr, "\n%s: %lld tokens, %.1f ms; reading limit %.1f GB/s\n%-40s %8s %9s %7s %9s %7s %8s\n", what, static_cast<long long>(tokens), 1e3 * seconds, limit, "operation",
+               "calls", "ms", "share", "MB", "GB/s", "of limit");
+  const auto line = [&](const char* operation, int64_t calls, double s, int64_t bytes) {
+    std::fprintf(stderr, "%-40s %8lld %9.2f %6.1f%%", operation, static_cast<long long>(calls), 1e3 * s, 100 * s / seconds);
+    if (bytes > 0) std::fprintf(stderr, " %9.1f %7.1f %7.1f%%", 1e-6 * double(bytes), 1e-9 * double(bytes) / s, 1e-7 * double(bytes) / s / limit);
+    std::fprintf(stderr, "\n");
+  };
+  double known = 0;
+  int64_t bytes = 0;
+  for (const Profile::Row& row : rows) {
+    line(row.operation.c_str(), row.calls, row.seconds, row.bytes);
+    known += row.seconds, bytes += row.bytes;
+  }
+  line("other: cache, sampling, text", 0, seconds - known, 0);
+  line("all", 0, seconds, bytes);
 }
 
 // Streams ids as text, or as numbers.
@@ -62,8 +83,27 @@ void complete(const Options& o, const LoadedModel& m, double load_seconds) {
   Sampler sampler(o.sampler);
   Writer write(*m.tokenizer, o.print_ids);
   if (!o.print_ids && !o.no_echo) print(prompt);
-  const Generation g = generate(session, *m.tokenizer, ids, o.tokens, sampler, [&](int32_t id) { write(id); return !interrupted(); }, o.ignore_eos);
+  std::optional<Profile> profile;
+  double limit = 0;
+  if (o.profile) {
+    int64_t bytes = 0;
+    for (const Gguf::Entry& e : m.gguf.tensors()) bytes += e.tensor.bytes();
+    limit = read_bandwidth(bytes);
+    profile.emplace();
+  }
+  std::vector<Profile::Row> of_prompt;
+  bool first = true;
+  const Generation g = generate(session, *m.tokenizer, ids, o.tokens, sampler, [&](int32_t id) {
+    if (profile && first) of_prompt = profile->rows(), profile->clear();
+    first = false;
+    write(id);
+    return !interrupted();
+  }, o.ignore_eos);
   write.end();
+  if (profile) {
+    print_profile("prompt", of_prompt, g.prompt_tokens, g.prompt_seconds, limit);
+    print_profile("text", profile->rows(), int64_t(g.ids.size()) - 1, g.seconds, limit);
+  }
   if (g.stop == Stop::context_full) std::fprintf(stderr, "the context of %lld tokens is full (-c)\n", static_cast<long long>(session.context()));
   if (!o.quiet) print_speed(g, load_seconds);
 }
@@ -110,6 +150,7 @@ void run(const Options& o) {
   timespec start, loaded;
   clock_gettime(CLOCK_MONOTONIC, &start);
   const LoadedModel m = open_model(o.model);
+  if (!o.as_stored) interleave_weights(*m.model);
   clock_gettime(CLOCK_MONOTONIC, &loaded);
   (o.chat ? chat : complete)(o, m, double(loaded.tv_sec - start.tv_sec) + 1e-9 * double(loaded.tv_nsec - start.tv_nsec));
   if (interrupted()) throw Interrupted();
@@ -126,7 +167,7 @@ void add_run(CLI::App& app) {
   c->add_option("-f,--file", o->file, "read the prompt from a file, - for standard input")->excludes(prompt);
   c->add_option("-n,--tokens", o->tokens, "how many tokens to write (default: until the model ends or the context is full)")->check(CLI::NonNegativeNumber);
   c->add_option("-c,--context", o->context, "tokens of context (default: the model's, at most 4096)")->check(CLI::PositiveNumber);
-  c->add_option("--cache", o->cache, "element type of the key/value cache: f16 (default) or f32")->check(CLI::IsMember({"f16", "f32"}));
+  c->add_option("--cache,--cache-type", o->cache, "element type of the key/value cache: f16 (default) or f32")->check(CLI::IsMember({"f16", "f32"}));
   c->add_option("--temp", o->sampler.temperature, "temperature (default 0.8); 0 = always the most likely token");
   c->add_option("--top-k", o->sampler.top_k, "keep the k most likely tokens (default 40; 0 = all)");
   c->add_option("--top-p", o->sampler.top_p, "keep the most likely tokens up to this probability (default 0.95; 1 = all)");
@@ -138,6 +179,8 @@ void add_run(CLI::App& app) {
   c->add_option("--system", o->system, "the system message of a chat (default: the template's own)")->needs(chat);
   c->add_option("--chat-template", o->chat_template, "name of the chat template (default: recognised from the file)")->needs(chat)
       ->check(CLI::IsMember(ChatTemplate::names()));
+  c->add_flag("--as-stored", o->as_stored, "leave quantized weights in the file's order: shared with other processes, slower to decode");
+  c->add_flag("--profile", o->profile, "print time and bytes of every operation, and their share of the speed of reading memory, on standard error");
   c->add_flag("--ignore-eos", o->ignore_eos, "go on behind the token that ends a text");
   c->add_flag("--no-bos", o->no_bos, "do not add the tokens that begin (and end) a text");
   c->add_flag("--no-echo", o->no_echo, "do not print the prompt before its continuation");
