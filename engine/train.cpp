@@ -55,7 +55,7 @@ std::map<std::string, std::string> TrainOptions::describe() const {
     return std::string(text, std::to_chars(text, text + sizeof text, x).ptr);
   };
   return {{"steps", std::to_string(steps)}, {"epochs", std::to_string(epochs)}, {"batch", std::to_string(batch)},
-          {"accumulate", std::to_string(accumulate)}, {"schedule", name(schedule)}, {"lr", real(lr)}, {"warmup", std::to_string(warmup)},
+          {"accumulate", std::to_string(accumulate)}, {"pass-tokens", std::to_string(pass_tokens)}, {"schedule", name(schedule)}, {"lr", real(lr)}, {"warmup", std::to_string(warmup)},
           {"clip", real(clip)}, {"beta1", real(optimizer.beta1)}, {"beta2", real(optimizer.beta2)}, {"eps", real(optimizer.eps)},
           {"weight-decay", real(optimizer.weight_decay)}, {"seed", std::to_string(seed)}, {"precision", name(precision)}, {"recompute", recompute ? "yes" : "no"},
           {"eval-every", std::to_string(eval_every)}, {"patience", std::to_string(patience)}};
@@ -87,6 +87,15 @@ double evaluate(const Task& task, int64_t batch, const std::function<bool()>& ca
 
 double evaluate(const CausalLm& model, const Examples& data, int64_t batch, const std::function<bool()>& cancelled) {
   return evaluate(CausalTask(model, data), batch, cancelled);
+}
+
+std::vector<std::vector<int64_t>> in_passes(const Task& task, std::vector<int64_t> batch, int64_t most) {
+  const auto n = int64_t(batch.size());
+  const int64_t tokens = most > 0 ? task.extent(batch).tokens : 0, parts = most > 0 ? std::clamp<int64_t>((tokens + most - 1) / most, 1, n) : 1;
+  if (parts == 1) return {std::move(batch)};
+  std::vector<std::vector<int64_t>> all;
+  for (int64_t i = 0; i < parts; ++i) all.emplace_back(batch.begin() + i * n / parts, batch.begin() + (i + 1) * n / parts);
+  return all;
 }
 
 namespace {
@@ -190,13 +199,14 @@ class Run {
     std::vector<std::vector<int64_t>> batches;
     std::vector<int64_t> labels;
     int64_t learned = 0;
-    for (int64_t i = 0; i < options_.accumulate; ++i) {
-      batches.push_back(order_.next());
-      const Task::Extent e = task_.extent(batches.back());
-      labels.push_back(e.labels);
-      learned += e.labels;
-      tokens_ += e.tokens;
-    }
+    for (int64_t i = 0; i < options_.accumulate; ++i)
+      for (std::vector<int64_t>& part : in_passes(task_, order_.next(), options_.pass_tokens)) {
+        const Task::Extent e = task_.extent(part);
+        labels.push_back(e.labels);
+        learned += e.labels;
+        tokens_ += e.tokens;
+        batches.push_back(std::move(part));
+      }
     double loss = 0;
     for (size_t i = 0; i < batches.size(); ++i) {
       if (labels[i] == 0) continue;
@@ -255,17 +265,6 @@ TrainEnd train(const CausalLm& model, const TrainedSet& trained, const TrainOpti
   if (!validation) return train(task, trained, options, nullptr, state, callbacks);
   const CausalTask held_out(model, *validation);
   return train(task, trained, options, &held_out, state, callbacks);
-}
-
-// What one token keeps alive for backward: of each block the two states that its norms read, F32; and what attention and the gate
-// read and the former gives, in the run's precision. All else, gradients and what adapters add included, comes and goes within a block.
-int64_t training_bytes(const LmConfig& c, int64_t trained_numbers, int64_t adapted, const TrainOptions& options, int64_t length, bool validation) {
-  const int64_t operands = 2 * c.heads * c.head_size + 2 * c.kv_heads * c.head_size + 2 * c.hidden, number = sizeof(float);
-  const int64_t block = 2 * c.channels * number + operands * (options.precision == Precision::bf16 ? number / 2 : number);
-  const int64_t passing = number * (4 * c.channels + 2 * c.hidden + adapted / c.layers);
-  const int64_t per_token = options.recompute ? c.layers * c.channels * number + block + passing : c.layers * block + passing;
-  const int64_t score_chunk = 2 * 64 * c.vocabulary;
-  return number * (trained_numbers * (validation ? 5 : 4) + score_chunk) + options.batch * length * per_token;
 }
 
 }  // namespace kvt

@@ -76,6 +76,7 @@ struct TrainOptions {
   int64_t epochs = 1;
   int64_t batch = 4;                 // examples in one forward pass
   int64_t accumulate = 1;            // forward passes in one step; the gradient is that of their labels together
+  int64_t pass_tokens = 0;           // tokens of one forward pass at most, 0 = any: a batch of more goes through in parts, whose gradients add up to its own
   Schedule::Kind schedule = Schedule::Kind::cosine;
   float lr = 2e-4f;
   int64_t warmup = 0;                // steps
@@ -121,6 +122,8 @@ struct TrainCallbacks {
 
 enum class TrainEnd { finished, stopped_early, cancelled };
 
+// A batch in parts of about as many examples each, none of more than `most` tokens if an example is not; 0 = any.
+std::vector<std::vector<int64_t>> in_passes(const Task& task, std::vector<int64_t> batch, int64_t most);
 int64_t train_steps(const TrainOptions& options, int64_t examples);           // how many steps training takes
 inline int64_t train_steps(const TrainOptions& options, const Examples& data) { return train_steps(options, data.size()); }
 
@@ -136,7 +139,15 @@ TrainEnd train(const CausalLm& model, const TrainedSet& trained, const TrainOpti
 double evaluate(const Task& task, int64_t batch, const std::function<bool()>& cancelled = {}, Precision precision = Precision::f32);
 double evaluate(const CausalLm& model, const Examples& data, int64_t batch, const std::function<bool()>& cancelled = {});
 
-// Bytes that training takes beside the weights of the base: trained numbers, gradients, moments, best weights and activations.
+// What training needs, in bytes, beside the weights that stay as they are. Found by trying it: forward and backward on the batch of most tokens,
+// after which nothing is changed. Work: what comes and goes beside activations, gradients of theirs included, at the fullest moment.
+struct TrainingMemory {
+  int64_t trained = 0, gradients = 0, moments = 0, best = 0, activations = 0, work = 0;
+  int64_t total() const { return trained + gradients + moments + best + activations + work; }
+};
+TrainingMemory try_memory(const Task& task, const TrainedSet& trained, const TrainOptions& options, bool validation);
+
+// An estimate of the same without trying, for language models. Bytes that training takes beside the weights of the base: trained numbers, gradients, moments, best weights and activations.
 // `adapted` = Σ of the outputs of all layers that bear an adapter, which has results of the same size.
 int64_t training_bytes(const LmConfig& config, int64_t trained_numbers, int64_t adapted, const TrainOptions& options, int64_t length, bool validation);
 

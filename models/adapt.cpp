@@ -19,7 +19,7 @@ std::shared_ptr<Lora> Lora::init(int64_t in, int64_t out, int64_t rank, float al
 // s where it is cheapest: on r numbers a token
 Tensor Lora::operator()(const Tensor& x, const Tensor& y) const {
   if (fast && !Tape::current()) return add_product(y, linear(x, a), fast);
-  return y + linear(kvt::scale(linear(x, a), scale), b);
+  return add_linear(y, kvt::scale(linear(x, a), scale), b);
 }
 
 void Lora::freeze() {
@@ -29,7 +29,7 @@ void Lora::freeze() {
 
 Tensor Core::operator()(const Tensor& x, const Tensor& y) const {
   const Tensor h = kvt::scale(linear(x, a), scale);
-  return y + linear(c.rank() == 1 ? h * c : linear(h, c), b);
+  return add_linear(y, c.rank() == 1 ? h * c : linear(h, c), b);
 }
 
 std::shared_ptr<Lora> Core::folded() const {

@@ -8,7 +8,7 @@
 
 namespace kvt {
 
-// What an adaptation method changes in one linear layer: y' = adapter(x, y) with y = W input(x) + b (methods: models/adapt.h).
+// What an adaptation method changes in one linear layer: y' = adapter(x, y) with y = W input(x) + b (methods: models/adapt.h). y' may take y's memory.
 struct Adapter {
   bool of_base = false;        // with fusion, the base has it as well as the adapted model
   virtual ~Adapter() = default;

@@ -50,8 +50,10 @@ Tensor add_scaled(const char* op, const Tensor& a, const Tensor& b, float s) {
 
   return on_backward(y, {a, b}, [=, a = a.gradient(), b = b.gradient(), y = y.gradient()] {
     const float* dy = y.grad();
-    if (a.wants_grad()) each({1, y.size()}, [da = a.grad(), dy](int64_t i, int64_t) { da[i] += dy[i]; });
     if (b.wants_grad()) add_to_repeated(b.grad(), at, [dy, s](int64_t i) { return s * dy[i]; });
+    if (!a.wants_grad()) return;
+    if (!a.has_grad()) a.take(y.storage());      // nobody asks for dy any more
+    else each({1, y.size()}, [da = a.grad(), dy](int64_t i, int64_t) { da[i] += dy[i]; });
   });
 }
 

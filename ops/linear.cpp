@@ -72,9 +72,9 @@ void q8_products(std::span<const Product> products, const float* x, int64_t T, i
   });
 }
 
-// y += x Wᵀ: in blocks of y, each with its panel of W unpacked
-void panel_products(float* y, const Tensor& w, const float* x, int64_t T, int64_t N, int64_t K, Precision precision) {
-  if (w.dtype() == DType::F32) return multiply(y, N, {x, K, 1}, {w.data(), 1, K}, T, N, K, precision);
+// y = x Wᵀ + b: in blocks of y, each with its panel of W unpacked
+void panel_products(float* y, const Tensor& w, const float* b, const float* x, int64_t T, int64_t N, int64_t K, Precision precision) {
+  if (w.dtype() == DType::F32) return multiply(y, N, {x, K, 1}, {w.data(), 1, K}, T, N, K, {}, precision, false, b);
   const Kernel<kernel::Matmul>& matmul = product(precision);
   const int64_t block = product_block(T, N), down = (T + block - 1) / block, across = (N + block - 1) / block;
   parallel_for(down * across, 1, [&](int64_t begin, int64_t end) {
@@ -83,13 +83,14 @@ void panel_products(float* y, const Tensor& w, const float* x, int64_t T, int64_
       const int64_t n = job / down * block, t = job % down * block, rows = std::min(block, N - n);
       float* panel = scratch.floats(block * K);
       if (t == 0 || job == begin) unpack(panel, w.dtype(), row_of(w, n), rows * K);        // else it is there already
+      start(y + t * N + n, N, std::min(block, T - t), rows, b ? b + n : nullptr);
       matmul(y + t * N + n, N, {x + t * K, K, 1}, {panel, 1, K}, std::min(block, T - t), rows, K);
     }
   });
 }
 
-// dx += dy W: in blocks of dx, each over panels of some rows and columns of W
-void panel_products_back(float* dx, const Tensor& w, const float* dy, int64_t T, int64_t N, int64_t K, Precision precision) {
+// dx += dy W, or dx = dy W: in blocks of dx, each over panels of some rows and columns of W
+void panel_products_back(Gradient::Sum dx, const Tensor& w, const float* dy, int64_t T, int64_t N, int64_t K, Precision precision) {
   if (w.dtype() == DType::F32) return multiply(dx, K, {dy, N, 1}, {w.data(), K, 1}, T, K, N, precision);
   const Kernel<kernel::Matmul>& matmul = product(precision);
   constexpr int64_t panel_rows = 256;
@@ -103,7 +104,8 @@ void panel_products_back(float* dx, const Tensor& w, const float* dy, int64_t T,
       for (int64_t n = 0; n < N; n += panel_rows) {
         const int64_t rows = std::min(panel_rows, N - n);
         for (int64_t r = 0; r < rows; ++r) unpack(panel + r * cols, w.dtype(), row_of(w, n + r) + byte_size(w.dtype(), k), cols);
-        matmul(dx + t * K + k, K, {dy + t * N + n, N, 1}, {panel, cols, 1}, std::min(block, T - t), cols, rows);
+        if (n == 0 && !dx.add) start(dx.p + t * K + k, K, std::min(block, T - t), cols);
+        matmul(dx.p + t * K + k, K, {dy + t * N + n, N, 1}, {panel, cols, 1}, std::min(block, T - t), cols, rows);
       }
     }
   });
@@ -178,20 +180,19 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& b) {
   Tensor y(x.shape().with_last(N));
   float* const to = y.data();
   const Product product[] = {{to, w}};
-  switch (way_of(w, T, K)) {
+  const Way way = way_of(w, T, K);
+  switch (way) {
     case Way::q8: q8_products(product, x.data(), T, K); break;
     case Way::tiles: tile_products(product, x.data(), T, K); break;
     case Way::dots: dot_products(to, w, x.data(), T, N, K); break;
-    case Way::panels:
-      for_numbers(y.size(), [=](int64_t begin, int64_t end) { std::fill(to + begin, to + end, 0.f); });
-      panel_products(to, w, x.data(), T, N, K, precision);
+    case Way::panels: panel_products(to, w, b ? b.data() : nullptr, x.data(), T, N, K, precision); break;      // and the bias
   }
-  add_bias(to, b, T, N);
+  if (way != Way::panels) add_bias(to, b, T, N);
 
   if (!recording({x, w, b})) return y;
   return on_backward(y, {x, w, b}, [=, kept = w.wants_grad() ? saved(x) : Kept(), x = x.gradient(), b = b.gradient(), y = y.gradient()] {
     const float* dy = y.grad();
-    if (x.wants_grad()) panel_products_back(x.grad(), w, dy, T, N, K, precision);
+    if (x.wants_grad()) panel_products_back(x.sum(), w, dy, T, N, K, precision);
     if (w.wants_grad()) multiply(w.grad(), K, {dy, 1, N}, {kept().data(), K, 1}, N, K, T, precision);
     if (b.wants_grad()) add_column_sums(b.grad(), dy, T, N);
   });

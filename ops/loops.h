@@ -53,11 +53,20 @@ inline void add_column_sums(float* sums, const float* x, int64_t rows, int64_t c
 // log Σ e^(x_i) of n numbers (ops/softmax.cpp)
 float log_sum_exp(const float* x, int64_t n);
 
-// C[m, n] += A B on all threads (ops/matmul.cpp); of a batch, product i uses c + i batch.c and so on.
+// C[m, n] += A B on all threads (ops/matmul.cpp); unless `add`, C = A B, or with a bias [n] added to each row. Of a batch, product i uses c + i batch.c
+// and so on.
 struct Batch { int64_t count = 1, c = 0, a = 0, b = 0; };
-void multiply(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k, Batch batch = {}, Precision precision = Precision::f32);
-inline void multiply(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k, Precision precision) {
-  multiply(c, ldc, a, b, m, n, k, {}, precision);
+void multiply(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k, Batch batch = {}, Precision precision = Precision::f32,
+              bool add = true, const float* bias = nullptr);
+inline void multiply(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k, Precision precision, bool add = true) {
+  multiply(c, ldc, a, b, m, n, k, {}, precision, add);
+}
+inline void multiply(Gradient::Sum c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k, Precision precision) {
+  multiply(c.p, ldc, a, b, m, n, k, {}, precision, c.add);
+}
+// Where sums start: zeros, or a row
+inline void start(float* c, int64_t ldc, int64_t m, int64_t n, const float* row = nullptr) {
+  for (int64_t i = 0; i < m; ++i) row ? (void)std::copy_n(row, n, c + i * ldc) : (void)std::fill_n(c + i * ldc, n, 0.f);
 }
 inline kernel::Mat transposed(kernel::Mat a) { return {a.p, a.col, a.row}; }
 

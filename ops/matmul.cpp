@@ -28,8 +28,8 @@ static Blocks cut(int64_t m, int64_t n, int64_t k, int64_t wanted) {
   return best;
 }
 
-void multiply(float* c, int64_t ldc, Mat a, Mat b, int64_t m, int64_t n, int64_t k, Batch batch, Precision precision) {
-  if (m == 0 || n == 0 || k == 0) return;
+void multiply(float* c, int64_t ldc, Mat a, Mat b, int64_t m, int64_t n, int64_t k, Batch batch, Precision precision, bool add, const float* bias) {
+  if (m == 0 || n == 0 || (k == 0 && add)) return;
   const Kernel<kernel::Matmul>& matmul = product(precision);
   // A few jobs for each thread. In a product of ours an element has the same bits however C is cut; in a library's it may not.
   load_backends();
@@ -42,6 +42,7 @@ void multiply(float* c, int64_t ldc, Mat a, Mat b, int64_t m, int64_t n, int64_t
       const int64_t i = job / (down * across), row = job / across % down * block_rows, col = job % across * block_cols;
       const int64_t in_rows = std::min(block_rows, m - row), in_cols = std::min(block_cols, n - col);
       float* const to = c + i * batch.c + row * ldc + col;
+      if (!add) start(to, ldc, in_rows, in_cols, bias ? bias + col : nullptr);
       matmul(to, ldc, {a.p + i * batch.a + row * a.row, a.row, a.col}, {b.p + i * batch.b + col * b.col, b.row, b.col}, in_rows, in_cols, k);
     }
   });
@@ -66,8 +67,8 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose
   shape.push_back(m);
   shape.push_back(n);
   const Precision precision = Tape::precision();
-  Tensor c = Tensor::zeros(shape);
-  multiply(c.data(), n, A(a.data()), B(b.data()), rows, n, k, {count, m * n, m * k, b_step}, precision);
+  Tensor c(shape);
+  multiply(c.data(), n, A(a.data()), B(b.data()), rows, n, k, {count, m * n, m * k, b_step}, precision, false);
 
   if (!recording({a, b})) return c;
   return on_backward(c, {a, b}, [=, kept_a = b.wants_grad() ? saved(a) : Kept(), kept_b = a.wants_grad() ? saved(b) : Kept(), a = a.gradient(),
@@ -113,6 +114,20 @@ Tensor add_product(const Tensor& y, const Tensor& h, const Tensor& w) {
     if (y.wants_grad()) for_numbers(y.size(), [dy = y.grad(), from = z.grad()](int64_t b, int64_t e) { for (int64_t i = b; i < e; ++i) dy[i] += from[i]; });
     if (h.wants_grad()) multiply(h.grad(), r, dz, {w.data(), 1, N}, T, r, N, precision);
     if (w.wants_grad()) multiply(w.grad(), N, {kept().data(), 1, r}, dz, r, N, T, precision);
+  });
+}
+
+// add_linear    z = y + h Wᵀ in y's place        dh = dz W        dW = dzᵀ h        (dy is dz: they are one)
+Tensor add_linear(const Tensor& y, const Tensor& h, const Tensor& w) {
+  const int64_t r = h.dim(-1), N = y.dim(-1), T = y.shape().leading().numel();
+  require(w.shape() == Shape({N, r}) && h.shape().leading() == y.shape().leading(), "add_linear: ", h.shape(), " and ", w.shape(), " do not fit ", y.shape());
+  const Precision precision = Tape::precision();
+  multiply(y.data(), N, {h.data(), r, 1}, {w.data(), 1, r}, T, N, r, precision);
+  const Tensor z = y.view(y.shape());
+  if (!recording({h, w})) return z;
+  return on_backward(z, {h, w}, [=, kept = w.wants_grad() ? saved(h) : Kept(), h = h.gradient(), z = z.gradient()] {
+    if (h.wants_grad()) multiply(h.sum(), r, {z.grad(), N, 1}, {w.data(), r, 1}, T, r, N, precision);
+    if (w.wants_grad()) multiply(w.grad(), r, {z.grad(), 1, N}, {kept().data(), r, 1}, N, r, T, precision);
   });
 }
 

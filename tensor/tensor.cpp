@@ -65,13 +65,22 @@ Tensor Tensor::packed() const {
   return found;
 }
 
-float* Gradient::grad() const {
+Gradient::Sum Gradient::sum() const {
   Storage& g = state_->storage;
-  if (!g) {
-    g = Storage::allocate_owned(size_t(state_->size) * sizeof(float));
-    std::memset(g.data(), 0, g.size());
-  }
-  return reinterpret_cast<float*>(g.data());
+  const bool there = bool(g);
+  if (!there) g = Storage::allocate_owned(size_t(state_->size) * sizeof(float));
+  return {reinterpret_cast<float*>(g.data()), there};
+}
+
+float* Gradient::grad() const {
+  const Sum g = sum();
+  if (!g.add) std::fill_n(g.p, state_->size, 0.f);
+  return g.p;
+}
+
+void Gradient::take(Storage numbers) const {
+  require(numbers.size() == size_t(state_->size) * sizeof(float), "gradient: ", numbers.size(), " bytes for ", state_->size, " numbers");
+  state_->storage = std::move(numbers);
 }
 
 }  // namespace kvt

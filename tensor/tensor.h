@@ -25,6 +25,12 @@ class Gradient {
   bool has_grad() const { return state_ && state_->storage; }
   float* grad() const;                                         // zeros at first use; always F32, as large as size()
   void drop_grad() const { state_->storage = {}; }
+  // The same, but where nothing was added yet no zeros are written: the caller then has to write every number.
+  struct Sum { float* p; bool add; };
+  Sum sum() const;
+  // Memory of size() floats that are to be the gradient, and what it is kept in now.
+  void take(Storage numbers) const;
+  const Storage& storage() const { return state_->storage; }
 
  private:
   friend class Tensor;

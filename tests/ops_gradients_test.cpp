@@ -111,6 +111,32 @@ TEST_CASE("gradients and value: y + h W, few rows and many") {
   CHECK_THROWS_WITH_AS(add_product(Tensor::zeros({2, 9}), Tensor::zeros({2, 3}), Tensor::zeros({4, 9})), "add_product: [2, 3] and [4, 9] do not fit [2, 9]", Error);
 }
 
+TEST_CASE("gradients: add_linear, in the place of a result that no other step reads") {
+  for (const int64_t T : {1, 3, 40}) {
+    Rng rng(uint64_t(40 + T));
+    const Tensors xs = {randn({T, 5}, rng), randn({9, 5}, rng), randn({T, 3}, rng), randn({9, 3}, rng)};
+    const Tensor y = linear(xs[0], xs[1]), z = add_linear(y, xs[2], xs[3]);
+    CHECK(z.data() == y.data());
+    CHECK(max_relative_error(z.values(), (linear(xs[0], xs[1]) + linear(xs[2], xs[3])).values()) < 1e-6);
+    check_gradients("add_linear", [](const Tensors& x) { return add_linear(linear(x[0], x[1]), x[2], x[3]); }, xs, rng);
+  }
+  Rng rng(41);
+  const Tensor y = Tensor::zeros({2, 9}), h = randn({2, 3}, rng), w = Tensor::zeros({9, 3}).want_grad();      // of a y without gradient
+  Tape tape;
+  tape.backward(sum(add_linear(y, h, w)));
+  for (int64_t i = 0; i < 3; ++i) CHECK(w.grad()[i] == doctest::Approx(h.data()[i] + h.data()[3 + i]));
+  CHECK_THROWS_WITH_AS(add_linear(Tensor::zeros({2, 9}), Tensor::zeros({2, 3}), Tensor::zeros({9, 4})), "add_linear: [2, 3] and [9, 4] do not fit [2, 9]", Error);
+}
+
+TEST_CASE("gradients: a sum hands its gradient on, also when both sides are one tensor or meet again") {
+  Rng rng(50);
+  check_gradients("x + x", [](const Tensors& x) { return x[0] + x[0]; }, {randn({3, 4}, rng)}, rng);
+  check_gradients("diamond", [](const Tensors& x) {
+    const Tensor a = x[0] + x[1], b = silu(a);
+    return (a + b) * (b + x[0]);
+  }, {randn({3, 4}, rng), randn({3, 4}, rng)}, rng);
+}
+
 TEST_CASE("gradients: matmul in every transposition, batched, and with one B for all") {
   std::vector<Case> cases;
   for (const bool ta : {false, true})

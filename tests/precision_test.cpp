@@ -341,6 +341,9 @@ TEST_CASE("what a forward pass keeps for backward is what it must, in both preci
   Ids ids(size_t(B * T)), labels(size_t(B * T));
   for (size_t i = 0; i < ids.size(); ++i) ids[i] = int32_t(i * 7 % 40), labels[i] = int32_t(i * 5 % 40);
 
+  Examples examples(T);
+  for (int64_t b = 0; b < B; ++b) examples.add({{ids.begin() + b * T, ids.begin() + (b + 1) * T}, {labels.begin() + b * T, labels.begin() + (b + 1) * T}});
+
   // Of each token and block: two states for the norms and the softmax's sums as F32; what attention reads and gives,
   // what the gate reads, and what LoRA's second products do.
   const int64_t f32 = L * (2 * C + heads), operands = L * (2 * heads * D + 2 * kv_heads * D + 2 * hidden + 7 * r);
@@ -368,6 +371,13 @@ TEST_CASE("what a forward pass keeps for backward is what it must, in both preci
     options.precision = precision;
     int64_t trained = 0, adapted = 0;
     for (const auto& layer : set.layers) trained += layer.lora->a.size() + layer.lora->b.size(), adapted += layer.lora->b.dim(0);
+    const CausalTask task(*model, examples);
+    TrainedSet all;
+    for (const auto& layer : set.layers) all.push_back({"a", layer.lora->a}), all.push_back({"b", layer.lora->b});
+    const TrainingMemory tried = try_memory(task, all, options, false);
+    CHECK(tried.trained == 4 * trained);
+    CHECK(tried.activations + tried.work + tried.gradients == doctest::Approx(double(peak[precision])).epsilon(0.02));
+    for (const Trained& t : all) CHECK(!t.tensor.has_grad());
     const double planned = double(training_bytes(model->config(), trained, adapted, options, T, false)) - 3.0 * 4 * double(trained);      // but for weights and moments
     CHECK(double(peak[precision]) == doctest::Approx(planned).epsilon(0.15));
   }

@@ -20,7 +20,8 @@ void store_fusion(Report& report, const AdaptOptions& o, const Goal& goal, const
 
 namespace {
 
-void print_plan(Report& report, const AdaptOptions& o, const Goal& goal, const Method& method) {
+// The bytes of memory planned, if that was asked for; else 0.
+int64_t print_plan(Report& report, const AdaptOptions& o, const Goal& goal, const Method& method) {
   int64_t trained = 0, weights = 0, weight_bytes = 0, adapted = 0;
   for (const Trained& t : method.trained) {
     trained += t.tensor.size();
@@ -47,6 +48,10 @@ void print_plan(Report& report, const AdaptOptions& o, const Goal& goal, const M
     plan["memory_estimate"] = memory;
   }
   report.event(plan);
+  if (!o.memory) return 0;
+  const TrainingMemory memory = try_memory(*method.task, method.trained, o.train, goal.has_validation());
+  report.memory(memory, weight_bytes);
+  return weight_bytes + memory.total();
 }
 
 double default_rate(const AdaptOptions& o) {
@@ -63,12 +68,14 @@ void run(AdaptOptions o) {
   { const AtomicFile writable(o.out); }      // an output that cannot be written is told now, not after the work
   if (o.checkpoint.empty()) o.checkpoint = o.out + ".checkpoint";
   o.train.schedule = schedule_kind(o.schedule);
+  if (o.train.pass_tokens == 0) o.train.pass_tokens = o.train.precision == Precision::bf16 ? 512 : 256;
   o.train.lr = float(o.lr > 0 ? o.lr : default_rate(o));
 
   const std::unique_ptr<Goal> goal = o.task == "classify" ? class_goal(o) : language_goal(o);
+  require(!o.memory || !in_rounds(o), "--memory: --method ", o.method, " goes in rounds, and trains nothing whose memory could be planned");
   if (in_rounds(o)) return adapt_in_rounds(o, *goal, report);
   const Method method = set_up(o, *goal);
-  print_plan(report, o, *goal, method);
+  const int64_t planned = print_plan(report, o, *goal, method);
 
   const RunIdentity self{goal->base, identity(o, *goal)};
   TrainState state;
@@ -100,7 +107,7 @@ void run(AdaptOptions o) {
   }
   if (end == TrainEnd::stopped_early) report.line("stopped early: no better validation loss since step " + std::to_string(state.best_step));
   if (method.validation) report.line("the weights of step " + std::to_string(state.best_step) + " are kept (validation loss " + std::to_string(state.best_loss) + ")");
-  report.line("wrote " + o.out + "; peak memory " + megabytes(peak_memory()));
+  report.peak(o.out, planned);
   if (!head_alone) passes += double(state.step * o.train.batch * o.train.accumulate) / double(method.task->size());
   json done = {{"event", "done"}, {"out", o.out}, {"step", state.step}, {"stopped_early", end == TrainEnd::stopped_early}, {"peak_memory", peak_memory()}, {"passes", passes}};
   if (method.validation) done["best_step"] = state.best_step, done["best_loss"] = state.best_loss;
@@ -164,6 +171,8 @@ void add_adapt(CLI::App& app) {
   c->add_option("--epochs", t.epochs, "passes over the data (default 1)")->excludes(steps)->check(CLI::PositiveNumber);
   c->add_option("--batch", t.batch, "examples in one forward pass (default 4)")->check(CLI::PositiveNumber);
   c->add_option("--accumulate", t.accumulate, "forward passes in one step (default 1)")->check(CLI::PositiveNumber);
+  c->add_option("--pass-tokens", t.pass_tokens, "tokens of one forward pass at most: a batch of more goes through in parts, with the same gradient and less memory (default: 256, in bf16 512)")
+      ->check(CLI::PositiveNumber);
   c->add_option("--length", o->length, "tokens in an example at most (default 256)")->check(CLI::PositiveNumber);
   c->add_option("--clip", t.clip, "largest gradient norm (default 1; 0 = any)")->check(CLI::NonNegativeNumber);
   c->add_option("--weight-decay", t.optimizer.weight_decay, "AdamW's weight decay, for matrices (default 0.01)")->check(CLI::NonNegativeNumber);
@@ -177,6 +186,7 @@ void add_adapt(CLI::App& app) {
   c->add_option("--checkpoint", o->checkpoint, "checkpoint file (default: OUT.checkpoint); removed when the run is done");
   c->add_option("--save-every", t.save_every, "steps between checkpoints (default: only on ^C)")->check(CLI::NonNegativeNumber);
   c->add_flag("--resume", o->resume, "go on from the checkpoint; all other options as before");
+  c->add_flag("--memory", o->memory, "try one step and print the memory that training will take, by what it is for, before the run; not of what is done in rounds");
   c->add_flag("--json", o->json, "print JSON lines: plan, step, validation, done or interrupted");
   c->footer("Examples:\n"
             "  kvt adapt -m model.gguf --data domain.txt --valid-split 0.1 -o domain.gguf --epochs 3\n"

@@ -21,7 +21,7 @@ struct AdaptOptions {
   double valid_split = 0, lr = 0;
   int64_t rank = 8, length = 256, drop = -1;
   float alpha = 16;
-  bool resume = false, json = false;
+  bool resume = false, json = false, memory = false;
   TrainOptions train;
   std::string core = "extracted", k = "8";        // of kvt; k: a number or "auto"
   std::string init;                               // of low-rank methods; "" = lora: random, lora-xs: weight-svd, kvt: gradient-svd

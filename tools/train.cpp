@@ -73,6 +73,13 @@ void run_job(const TrainJob& job, const TrainPaths& paths) {
               (job.validation ? ", validation " + in_thousands(job.validation->size()) : "") + ", " + std::to_string(steps) + " steps of " +
               std::to_string(job.options.batch * job.options.accumulate) + " examples");
   report.event({{"event", "plan"}, {"weights", weights}, {"trained", weights}, {"examples", job.task->size()}, {"steps", steps}});
+  int64_t planned = 0;
+  if (paths.memory) {
+    const TrainingMemory memory = try_memory(*job.task, job.trained, job.options, job.validation != nullptr);
+    const int64_t resting = std::max<int64_t>(0, Storage::use().now - memory.trained);      // tensors beside: weights that stay, images
+    report.memory(memory, resting);
+    planned = resting + memory.total();
+  }
 
   TrainState state;
   if (paths.resume) {
@@ -109,7 +116,7 @@ void run_job(const TrainJob& job, const TrainPaths& paths) {
   }
   if (end == TrainEnd::stopped_early) report.line("stopped early: no better validation loss since step " + std::to_string(state.best_step));
   if (job.validation) report.line("the weights of step " + std::to_string(state.best_step) + " are kept (validation loss " + std::to_string(state.best_loss) + ")");
-  report.line("wrote " + paths.out + " and " + paths.out + ".svg; peak memory " + megabytes(peak_memory()));
+  report.peak(paths.out + " and " + paths.out + ".svg", planned);
   json done = {{"event", "done"}, {"out", paths.out}, {"step", state.step}, {"best_step", state.best_step}, {"peak_memory", peak_memory()},
                {"passes", double(state.step * job.options.batch * job.options.accumulate) / double(job.task->size())}};
   if (job.validation) done["best_loss"] = state.best_loss;
@@ -125,6 +132,7 @@ void add_train(CLI::App& app) {
   c->add_option("-o,--out", o->paths.out, "model GGUF to write; the learning curve goes to OUT.svg, checkpoints to OUT.checkpoint")->required();
   c->add_option("-t,--threads", o->threads, "threads (default: one per core)")->check(CLI::Range(1, 1024));
   c->add_flag("--resume", o->paths.resume, "go on from the checkpoint; configuration and data as before");
+  c->add_flag("--memory", o->paths.memory, "try one step and print the memory that training will take, by what it is for, before the run");
   c->add_flag("--json", o->paths.json, "print JSON lines: plan, step, validation, done or interrupted");
   c->footer("Example:\n  kvt train tools/configs/translation.json --data shared/data/mt-multi30k-en-de -o translation.gguf");
   c->callback([o] { run(o->config, o->paths, o->threads); });

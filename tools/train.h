@@ -11,7 +11,7 @@ namespace kvt {
 struct TrainPaths {
   std::string data;                     // folder that data files are relative to
   std::string out;                      // GGUF of the result; beside it OUT.checkpoint and OUT.svg
-  bool resume = false, json = false;
+  bool resume = false, json = false, memory = false;
 
   std::string file(const std::string& name) const { return data.empty() || name.starts_with("/") ? name : data + "/" + name; }
 };

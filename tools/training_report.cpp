@@ -54,6 +54,27 @@ void Report::validation(const ValidationReport& r) {
   line(text);
 }
 
+void Report::memory(const TrainingMemory& m, int64_t weights) {
+  const std::pair<const char*, int64_t> parts[] = {{"weights", weights}, {"trained", m.trained}, {"gradients", m.gradients}, {"moments", m.moments},
+                                                   {"best", m.best}, {"activations", m.activations}, {"work", m.work}};
+  json object = {{"event", "memory"}, {"total", weights + m.total()}};
+  line("memory      of one step, tried:");
+  for (const auto& part : parts) {
+    char text[80];
+    std::snprintf(text, sizeof text, "  %-12s%9.1f MB", part.first, double(part.second) / 1e6);
+    line(text);
+    object[part.first] = part.second;
+  }
+  char text[80];
+  std::snprintf(text, sizeof text, "  %-12s%9.1f MB", "total", double(weights + m.total()) / 1e6);
+  line(text);
+  event(object);
+}
+
+void Report::peak(const std::string& out, int64_t planned) {
+  line("wrote " + out + "; peak memory " + megabytes(peak_memory()) + (planned > 0 ? " (planned " + megabytes(planned) + ")" : ""));
+}
+
 Fusion best_fusion(Report& report, const std::vector<FusionLoss>& losses) {
   if (losses.empty()) throw Interrupted();
   json tried = json::array();

@@ -17,6 +17,8 @@ class Report {
   void event(const nlohmann::json& object) const;          // one JSON line on standard output; nothing without
   void step(const StepReport& r);
   void validation(const ValidationReport& r);
+  void memory(const TrainingMemory& planned, int64_t weights);      // before the run; weights: bytes of those that stay
+  void peak(const std::string& out, int64_t planned);      // after it; 0 = nothing was planned
 
  private:
   bool json_, terminal_, open_ = false;
