@@ -42,7 +42,7 @@ void dots_of_four(float* s, float* top, const float* q, const typename Format::N
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
       const float32x4_t sum = vpaddq_f32(vpaddq_f32(sums[i][0], sums[i][1]), vpaddq_f32(sums[i][2], sums[i][3]));
-      largest = vmaxq_f32(largest, sum);                    // the last key again, where there are no more, is no news
+      largest = vmaxnmq_f32(largest, sum);                  // a NaN is passed over, as by std::max: the softmax meets it in s. The last key again is no news
       if (j + i < keys) vst1q_f32(s + 4 * i, sum);
     }
   }
