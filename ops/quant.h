@@ -13,8 +13,6 @@
 #pragma once
 #include <optional>
 
-#include <optional>
-
 #include "ops/kernels.h"
 #include "tensor/tensor.h"
 
