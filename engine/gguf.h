@@ -14,9 +14,9 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
-#include <variant>
 #include <vector>
 
+#include "engine/variant.h"
 #include "tensor/tensor.h"
 
 namespace kvt {
@@ -26,11 +26,11 @@ using TensorMap = std::map<std::string, Tensor>;
 class Gguf {
  public:
   // Value types in GGUF's numbering: u8 i8 u16 i16 u32 i32 f32 bool string array u64 i64 f64.
-  using Value = std::variant<uint8_t, int8_t, uint16_t, int16_t, uint32_t, int32_t, float, bool, std::string,
-                             std::vector<uint8_t>, std::vector<int8_t>, std::vector<uint16_t>, std::vector<int16_t>,
-                             std::vector<uint32_t>, std::vector<int32_t>, std::vector<float>, std::vector<bool>,
-                             std::vector<std::string>, uint64_t, int64_t, double,
-                             std::vector<uint64_t>, std::vector<int64_t>, std::vector<double>>;
+  using Value = Variant<uint8_t, int8_t, uint16_t, int16_t, uint32_t, int32_t, float, bool, std::string,
+                        std::vector<uint8_t>, std::vector<int8_t>, std::vector<uint16_t>, std::vector<int16_t>,
+                        std::vector<uint32_t>, std::vector<int32_t>, std::vector<float>, std::vector<bool>,
+                        std::vector<std::string>, uint64_t, int64_t, double,
+                        std::vector<uint64_t>, std::vector<int64_t>, std::vector<double>>;
   struct Key { std::string name; Value value; };
   struct Entry { std::string name; Tensor tensor; uint64_t offset; };     // offset: into the file
 

@@ -8,9 +8,9 @@
 #include <string>
 #include <string_view>
 #include <utility>
-#include <variant>
 #include <vector>
 
+#include "engine/variant.h"
 #include "tensor/error.h"
 
 namespace kvt {
@@ -21,7 +21,7 @@ class Json {
   using Member = std::pair<std::string, Json>;
   using Object = std::vector<Member>;                    // in the text's order
   // A number without fraction and exponent that fits is an integer; every other one is a double.
-  using Value = std::variant<std::nullptr_t, bool, int64_t, double, std::string, Array, Object>;
+  using Value = Variant<std::nullptr_t, bool, int64_t, double, std::string, Array, Object>;
 
   static constexpr int max_depth = 64;
 

@@ -152,11 +152,7 @@ void Safetensors::write(const std::string& path) const {
     end += int64_t(e->bytes.size());
     Json::Array shape;
     for (const int64_t n : e->shape) shape.emplace_back(n);
-    Json::Object entry;        // no nested lists in braces: GCC 12 destroys members of theirs that were never made when memory is short
-    entry.emplace_back("dtype", e->type);
-    entry.emplace_back("shape", std::move(shape));
-    entry.emplace_back("data_offsets", Json::Array{begin, end});
-    header.emplace_back(e->name, std::move(entry));
+    header.emplace_back(e->name, Json::Object{{"dtype", e->type}, {"shape", std::move(shape)}, {"data_offsets", Json::Array{begin, end}}});
   }
   std::string text = Json(std::move(header)).dump();
   text.resize((text.size() + 7) / 8 * 8, ' ');

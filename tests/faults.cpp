@@ -160,10 +160,18 @@ int __wrap_linkat(int from_folder, const char* from, int to_folder, const char* 
 int __real_rename(const char* from, const char* to);
 int __wrap_rename(const char* from, const char* to) { return fails(Call::rename) ? fail_with(EACCES) : __real_rename(from, to); }
 
-// libstdc++ starts threads, so this one stands in front for all of the process.
+// libstdc++ starts threads. In a program that is linked statically its call is wrapped like the others; else this function stands in front for all of the process.
+using Create = int(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
+#if defined(FAULTS_STATIC)
+Create __real_pthread_create, __wrap_pthread_create;
+int __wrap_pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*body)(void*), void* argument) {
+  return fails(Call::thread) ? EAGAIN : __real_pthread_create(thread, attributes, body, argument);
+}
+#else
 int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*body)(void*), void* argument) {
-  static const auto real = reinterpret_cast<decltype(&pthread_create)>(dlsym(RTLD_NEXT, "pthread_create"));
+  static const auto real = reinterpret_cast<Create*>(dlsym(RTLD_NEXT, "pthread_create"));
   return fails(Call::thread) ? EAGAIN : real(thread, attributes, body, argument);
 }
+#endif
 
 }  // extern "C"

@@ -10,6 +10,7 @@
 #include "engine/checkpoint.h"
 #include "engine/fingerprint.h"
 #include "engine/generate.h"
+#include "engine/json.h"
 #include "engine/kvt.h"
 #include "engine/safetensors.h"
 #include "tensor/parallel.h"
@@ -311,6 +312,19 @@ TEST_CASE("the C interface: loading, generating, adapting, writing") {
 TEST_CASE("storing models") {
   const Place place;
   strike_all(place, {"store", [&] { return store_all(place); }, {"merged.gguf", "model.safetensors"}, 100});
+}
+
+TEST_CASE("copies of values of several types") {
+  const Place place;
+  const Gguf::Value names = std::vector<std::string>{"a name that is too long to lie in a string", "another one as long as the first is"};
+  const Json json = Json::Object{{"names", Json::Array{"a text that is too long to lie in a string", 1.5}}, {"a member whose name is long as well", true}};
+  strike_all(place, {"values", [&] {
+    Gguf::Value name = names;
+    name = names;
+    Json again = json;
+    again = json;
+    return std::get<std::vector<std::string>>(name)[1] + again.dump();
+  }, {}});
 }
 
 TEST_CASE("threads that cannot be started") {
