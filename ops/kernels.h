@@ -84,7 +84,7 @@ namespace kernel {
 
 struct Mat { const float* p; int64_t row, col; };      // element (i, j) is p[i row + j col]
 
-// C[m, n] += A[m, k] B[k, n];  C has rows ldc apart. Whole products: reference loops, our blocked GEMM, or a BLAS.
+// C[m, n] += A[m, k] B[k, n];  C has rows ldc apart. Whole products: reference loops, our blocked GEMM, or a BLAS. Where an operand is infinite, C may be NaN.
 using Matmul = void(float* c, int64_t ldc, Mat a, Mat b, int64_t m, int64_t n, int64_t k);
 extern Kernel<Matmul> matmul;
 // The same of operands rounded to BF16 (nearest even), added up in F32. Instructions for it may take and give 0 for numbers below 2^−126.
@@ -97,6 +97,7 @@ struct Tile {
   int rows, cols;
   Pack *pack_a, *pack_b;         // of rows of A, of columns of B
   int step = 1, bytes = 4;       // a panel takes bytes · width · round_up(k, step)
+  int64_t block = 320;           // numbers of a panel's vector at most: one panel of A stays in the L1 cache, or nearly
   int pair_step = 0, half_step = 0;   // of BF16 by pairs, where 32 columns of a block of 32 numbers take 512: from a pair to the next, from column 15 to 16
   void (*begin)() = nullptr, (*end)() = nullptr;      // if there: called before and after calls that follow one another on a thread
 };

@@ -4,17 +4,20 @@
 //   few rows, float W        dot products with each row of W: all there is to gain is reading W once, at the speed of memory
 //   few rows, quantized W    rows of x rounded to 8 bits, integer dot products (the default for inference: ops/quant.h)
 //   many rows, not F32       tiles of BF16 where there is an instruction for them (ops/linear_tiles.cpp; inference alone)
-//   else, and in BF16        panels of W unpacked to F32, then products of matrices
+//   else, and in BF16        products of matrices, W unpacked as it is packed (ops/panel_product.h)
 #include "ops/interleave.h"
 #include "ops/linear_tiles.h"
 #include "ops/linears.h"
 #include "ops/loops.h"
 #include "ops/ops.h"
+#include "ops/panel_product.h"
 #include "ops/profile.h"
 #include "ops/quant.h"
 #include "tensor/cancel.h"
 
 namespace kvt {
+
+using kernel::Mat;
 
 namespace {
 
@@ -72,43 +75,18 @@ void q8_products(std::span<const Product> products, const float* x, int64_t T, i
   });
 }
 
-// y = x Wᵀ + b: in blocks of y, each with its panel of W unpacked
+// y = x Wᵀ + b
 void panel_products(float* y, const Tensor& w, const float* b, const float* x, int64_t T, int64_t N, int64_t K, Precision precision) {
-  if (w.dtype() == DType::F32) return multiply(y, N, {x, K, 1}, {w.data(), 1, K}, T, N, K, {}, precision, false, b);
-  const Kernel<kernel::Matmul>& matmul = product(precision);
-  const int64_t block = product_block(T, N), down = (T + block - 1) / block, across = (N + block - 1) / block;
-  parallel_for(down * across, 1, [&](int64_t begin, int64_t end) {
-    thread_local Scratch scratch;
-    for (int64_t job = begin; job < end; ++job) {
-      const int64_t n = job / down * block, t = job % down * block, rows = std::min(block, N - n);
-      float* panel = scratch.floats(block * K);
-      if (t == 0 || job == begin) unpack(panel, w.dtype(), row_of(w, n), rows * K);        // else it is there already
-      start(y + t * N + n, N, std::min(block, T - t), rows, b ? b + n : nullptr);
-      matmul(y + t * N + n, N, {x + t * K, K, 1}, {panel, 1, K}, std::min(block, T - t), rows, K);
-    }
-  });
+  const Mat X = {x, K, 1};
+  if (w.dtype() == DType::F32) return multiply(y, N, X, {w.data(), 1, K}, T, N, K, {}, precision, false, b);
+  panel_product(y, N, 1, tile_of(precision), rows_of(X), columns_of_transposed(w), T, N, K, false, b);
 }
 
-// dx += dy W, or dx = dy W: in blocks of dx, each over panels of some rows and columns of W
+// dx += dy W, or dx = dy W
 void panel_products_back(Gradient::Sum dx, const Tensor& w, const float* dy, int64_t T, int64_t N, int64_t K, Precision precision) {
-  if (w.dtype() == DType::F32) return multiply(dx, K, {dy, N, 1}, {w.data(), K, 1}, T, K, N, precision);
-  const Kernel<kernel::Matmul>& matmul = product(precision);
-  constexpr int64_t panel_rows = 256;
-  const int64_t block = product_block(T, K), wide = std::max<int64_t>(block, info(w.dtype()).block);      // whole blocks of numbers
-  const int64_t down = (T + block - 1) / block, across = (K + wide - 1) / wide;
-  parallel_for(down * across, 1, [&](int64_t begin, int64_t end) {
-    thread_local Scratch scratch;
-    for (int64_t job = begin; job < end; ++job) {
-      const int64_t t = job / across * block, k = job % across * wide, cols = std::min(wide, K - k);
-      float* panel = scratch.floats(panel_rows * wide);
-      for (int64_t n = 0; n < N; n += panel_rows) {
-        const int64_t rows = std::min(panel_rows, N - n);
-        for (int64_t r = 0; r < rows; ++r) unpack(panel + r * cols, w.dtype(), row_of(w, n + r) + byte_size(w.dtype(), k), cols);
-        if (n == 0 && !dx.add) start(dx.p + t * K + k, K, std::min(block, T - t), cols);
-        matmul(dx.p + t * K + k, K, {dy + t * N + n, N, 1}, {panel, cols, 1}, std::min(block, T - t), cols, rows);
-      }
-    }
-  });
+  const Mat dY = {dy, N, 1};
+  if (w.dtype() == DType::F32) return multiply(dx, K, dY, {w.data(), K, 1}, T, K, N, precision);
+  panel_product(dx.p, K, 1, tile_of(precision), rows_of(dY), columns_of(w), T, K, N, dx.add);
 }
 
 // How y = x Wᵀ is computed: see above.

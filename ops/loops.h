@@ -70,10 +70,6 @@ inline void start(float* c, int64_t ldc, int64_t m, int64_t n, const float* row 
 }
 inline kernel::Mat transposed(kernel::Mat a) { return {a.p, a.col, a.row}; }
 
-// The blocks of C that products are split into: large enough to make up for packing A and B anew in each, and for small
-// products small enough to leave some for every thread.
-constexpr int64_t product_block(int64_t m, int64_t n) { return m * n >= (1 << 19) ? 256 : 128; }
-
 // Memory that a thread keeps for one purpose, as a thread_local: grows, never shrinks.
 class Scratch {
  public:

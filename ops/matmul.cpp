@@ -1,8 +1,8 @@
 // matmul    C = A B        dA = dC Bᵀ        dB = Aᵀ dC         (kernels: ops/matmul_kernels.cpp)
 #include <limits>
 
-#include "ops/loops.h"
 #include "ops/ops.h"
+#include "ops/panel_product.h"
 
 namespace kvt {
 
@@ -31,8 +31,13 @@ static Blocks cut(int64_t m, int64_t n, int64_t k, int64_t wanted) {
 void multiply(float* c, int64_t ldc, Mat a, Mat b, int64_t m, int64_t n, int64_t k, Batch batch, Precision precision, bool add, const float* bias) {
   if (m == 0 || n == 0 || (k == 0 && add)) return;
   const Kernel<kernel::Matmul>& matmul = product(precision);
-  // A few jobs for each thread. In a product of ours an element has the same bits however C is cut; in a library's it may not.
   load_backends();
+  if (batch.count == 1 && matmul.isa(matmul.chosen()) == Isa::blocked) {
+    const TileVariant& tile = tile_of(precision);
+    if (narrow(tile.traits, m, n)) return panel_product(c, 1, ldc, tile, rows_of(transposed(b)), columns_of(transposed(a)), n, m, k, add, bias);
+    return panel_product(c, ldc, 1, tile, rows_of(a), columns_of(b), m, n, k, add, bias);
+  }
+  // A few jobs for each thread. In a product of ours an element has the same bits however C is cut; in a library's it may not.
   const bool library = matmul.isa(matmul.chosen()) == Isa::blas;
   const auto [rows, cols] = cut(m, n, k, (library ? 16 : 2 * ThreadPool::current().threads()) / batch.count);
   const int64_t block_rows = rows, block_cols = cols, down = (m + rows - 1) / rows, across = (n + cols - 1) / cols;

@@ -17,7 +17,7 @@
 
 #include "ops/backends.h"
 #include "ops/kernels.h"
-#include "ops/loops.h"
+#include "ops/panel_product.h"
 #include "ops/quant.h"
 
 namespace kvt {
@@ -49,7 +49,7 @@ static void matmul_tile_reference(float* c, int64_t ldc, const void* panel_a, co
 
 namespace {
 
-constexpr int64_t mc = 192, nc = 512, block_bytes = 1280;      // of a vector in a panel; 240 KB of A, 640 KB of B
+constexpr int64_t mc = 192, nc = 512;      // of panels of A and of B in the L2 cache: some hundred KB
 
 using Four = float __attribute__((vector_size(16)));
 
@@ -67,47 +67,30 @@ void transpose4(float* y, int64_t ldy, const float* x, int64_t ldx) {
   store4(y + 3 * ldy, __builtin_shufflevector(c, d, 2, 3, 6, 7));
 }
 
-int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
 using Panels = Kernel<kernel::MatmulTile, kernel::Tile>;
 
 template <const Panels& tiles>
 void blocked(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k) {
   thread_local Scratch a_buffer, b_buffer;
-  const auto& [tile, of] = tiles.best();
-  const bool flip = n <= of.rows && of.rows < of.cols && n < m;      // Cᵀ = Bᵀ Aᵀ, of the same bits: a narrow C leaves less of the tile idle so
-  const int64_t c_row = flip ? 1 : ldc, c_col = flip ? ldc : 1;
-  if (flip) std::swap(m, n), std::swap(a, b), a = {a.p, a.col, a.row}, b = {b.p, b.col, b.row};
-  const int64_t rows = of.rows, cols = of.cols, m_step = mc / rows * rows, n_step = nc / cols * cols;
-  const int64_t pieces = std::max<int64_t>(1, (k * of.bytes + block_bytes - 1) / block_bytes), kc = round_up((k + pieces - 1) / pieces, of.step);      // of about one size
-  const int64_t most = round_up(std::min(kc, k), of.step) * of.bytes;                       // bytes of a vector of a panel
-  auto* const a_packed = reinterpret_cast<std::byte*>(a_buffer.floats(round_up(std::min(m, m_step), rows) * most / 4));
-  auto* const b_packed = reinterpret_cast<std::byte*>(b_buffer.floats(round_up(std::min(n, n_step), cols) * most / 4));
-  alignas(64) float edge[16 * 64];
+  const TileVariant& tile = tiles.best();
+  const kernel::Tile& of = tile.traits;
+  const bool flip = narrow(of, m, n);
+  const int64_t row = flip ? 1 : ldc, col = flip ? ldc : 1;
+  if (flip) std::swap(m, n), std::swap(a, b), a = transposed(a), b = transposed(b);
+  const PanelSource rows = rows_of(a), columns = columns_of(b);
+  const int64_t m_step = mc / of.rows * of.rows, n_step = nc / of.cols * of.cols, kc = numbers_of_panel(of, k);
+  auto* const a_packed = reinterpret_cast<std::byte*>(a_buffer.floats((std::min(m, m_step) + of.rows) * kc * of.bytes / 4));
+  auto* const b_packed = reinterpret_cast<std::byte*>(b_buffer.floats((std::min(n, n_step) + of.cols) * kc * of.bytes / 4));
 
   if (of.begin) of.begin();
   for (int64_t jc = 0; jc < n; jc += n_step)
     for (int64_t pc = 0; pc < k; pc += kc) {
-      const int64_t nb = std::min(n_step, n - jc), kb = std::min(kc, k - pc), bytes = round_up(kb, of.step) * of.bytes;
-      const float* const from_b = b.p + pc * b.row + jc * b.col;
-      for (int64_t j = 0; j < nb; j += cols) of.pack_b(b_packed + j * bytes, cols, from_b + j * b.col, b.col, b.row, std::min(cols, nb - j), kb);
+      const int64_t nb = std::min(n_step, n - jc), kb = std::min(kc, k - pc);
+      columns.pack(columns, b_packed, of, jc, nb, pc, kb);
       for (int64_t ic = 0; ic < m; ic += m_step) {
         const int64_t mb = std::min(m_step, m - ic);
-        const float* const from_a = a.p + ic * a.row + pc * a.col;
-        for (int64_t i = 0; i < mb; i += rows) of.pack_a(a_packed + i * bytes, rows, from_a + i * a.row, a.row, a.col, std::min(rows, mb - i), kb);
-        for (int64_t ir = 0; ir < mb; ir += rows)
-          for (int64_t jr = 0; jr < nb; jr += cols) {
-            float* const to = c + (ic + ir) * c_row + (jc + jr) * c_col;
-            const int64_t in_rows = std::min(rows, mb - ir), in_cols = std::min(cols, nb - jr);
-            if (in_rows == rows && in_cols == cols && !flip) {
-              tile(to, ldc, a_packed + ir * bytes, b_packed + jr * bytes, kb);
-              continue;
-            }
-            std::fill_n(edge, rows * cols, 0.0f);
-            tile(edge, cols, a_packed + ir * bytes, b_packed + jr * bytes, kb);
-            for (int64_t i = 0; i < in_rows; ++i)
-              for (int64_t j = 0; j < in_cols; ++j) to[i * c_row + j * c_col] += edge[i * cols + j];
-          }
+        rows.pack(rows, a_packed, of, ic, mb, pc, kb);
+        multiply_panels(c + ic * row + jc * col, row, col, tile, a_packed, b_packed, mb, nb, kb);
       }
     }
   if (of.end) of.end();

@@ -2,6 +2,7 @@
 // between canaries. A new variant is covered by being registered; a new slot without a case here makes the test fail.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <cstring>
 #include <functional>
 #include <map>
@@ -169,6 +170,49 @@ void matmul_tile_case(const Kernel<kernel::MatmulTile, kernel::Tile>& tiles, flo
         INFO(std::string(tiles.name), " ", std::string(isa_name(tiles.isa(v))), " k ", k, " form ", form);
         CHECK(worst < 1e-6);
       }
+}
+
+// A tile may put numbers together of parts: the sum must be as near to that of doubles as a sum in F32, whose terms each round once, and what is not finite must arrive.
+void matmul_tile_precision() {
+  const auto& tiles = kernel::matmul_tile;
+  constexpr int64_t k = 384;
+  for (int v = 0; v < tiles.variants(); ++v) {
+    const auto& [fn, tile] = tiles.variant(v);
+    const int64_t rows = tile.rows, cols = tile.cols, filled = (k + tile.step - 1) / tile.step * tile.step;
+    INFO("matmul_tile ", std::string(isa_name(tiles.isa(v))));
+    const auto product = [&](const Floats& a, const Floats& b) {      // of rows of a and of b
+      std::vector<uint8_t> panel_a(size_t(tile.bytes * rows * filled)), panel_b(size_t(tile.bytes * cols * filled));
+      Floats c(size_t(rows * cols));
+      tile.pack_a(panel_a.data(), rows, a.data(), k, 1, rows, k);
+      tile.pack_b(panel_b.data(), cols, b.data(), k, 1, cols, k);
+      if (tile.begin) tile.begin();
+      fn(c.data(), cols, panel_a.data(), panel_b.data(), k);
+      if (tile.end) tile.end();
+      return c;
+    };
+    Floats a = random(rows * k, 8, 1e10f), b = random(cols * k, 9, 1e-12f);
+    const Floats c = product(a, b);
+    double worst = 0;
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < cols; ++j) {
+        double sum = 0, size = 0;
+        for (int64_t p = 0; p < k; ++p) {
+          const double term = double(a[size_t(i * k + p)]) * double(b[size_t(j * k + p)]);
+          sum += term, size += std::fabs(term);
+        }
+        worst = std::max(worst, std::fabs(double(c[size_t(i * cols + j)]) - sum) / size);
+      }
+    CHECK(worst < 0x1p-21);
+
+    const float infinity = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+    for (const float x : {infinity, -infinity, nan, __builtin_bit_cast(float, 0x7fffffff), __builtin_bit_cast(float, 0x7f800001)}) {
+      std::fill(a.begin(), a.end(), 1.0f), std::fill(b.begin(), b.end(), 1.0f);
+      a[5] = x, b[size_t(k)] = x;                        // row 0, and column 1
+      const Floats y = product(a, b);
+      for (const float to : {y[0], y[1], y[size_t(cols + 1)]}) CHECK(!std::isfinite(to));
+      CHECK(y[size_t(cols)] == float(k));
+    }
+  }
 }
 
 template <class T>
@@ -640,7 +684,10 @@ std::map<std::string, Case> cases() {
       {"matmul_bf16", [] {
         matmul_case(kernel::matmul_bf16, kernel::matmul_tile_bf16);
       }},
-      {"matmul_tile", [] { matmul_tile_case(kernel::matmul_tile, same); }},
+      {"matmul_tile", [] {
+        matmul_tile_case(kernel::matmul_tile, same);
+        matmul_tile_precision();
+      }},
       {"matmul_tile_bf16", [] { matmul_tile_case(kernel::matmul_tile_bf16, [](float x) { return bf16_to_f32(f32_to_bf16(x)); }); }},
       {"pack_bf16", pack_bf16_case},
       {"dot_f32", [] { dot_case(kernel::dot_f32, same); }},

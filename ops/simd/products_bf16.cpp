@@ -42,7 +42,7 @@ void matmul_tile_bf16(float* c, int64_t ldc, const void* panel_a, const void* pa
 }  // namespace
 
 void ISA::add_products_bf16() {
-  kernel::matmul_tile_bf16.add(this_isa, matmul_tile_bf16, {tile_rows, tile_vectors * W, pack_elements<Bf16Pairs>, pack_elements<Bf16Pairs>, 2, 2, 32, 16});
+  kernel::matmul_tile_bf16.add(this_isa, matmul_tile_bf16, {tile_rows, tile_vectors * W, pack_elements<Bf16Pairs>, pack_elements<Bf16Pairs>, 2, 2, 640, 32, 16});
 }
 
 }  // namespace kvt
