@@ -32,7 +32,7 @@ need = @missing=""; for p in $(1); do dpkg-query -W -f '$${Status}' $$p 2>/dev/n
 # $(call configure,folder,meson arguments)
 configure = @[ -f $(1)/build.ninja ] || $(CC_ENV) meson setup $(1) $(2) $(MESON_ARGS) >$(1).log 2>&1 || { tail -n 20 $(1).log; exit 1; }; rm -f $(1).log
 
-.PHONY: help build run run-tiny model demo-model tour train-vit train-translation test bench bench-peers bench-attention bench-encoders asan tsan fuzz fuzz-coverage arm arm-bench clang format clean install size python test-python test-install test-cycles test-long
+.PHONY: help build run run-tiny model demo-model tour train-vit train-translation test bench bench-peers perplexity bench-attention bench-encoders asan tsan fuzz fuzz-coverage arm arm-bench clang format clean install size python test-python test-install test-cycles test-long
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -219,6 +219,14 @@ bench-peers: build
 	$(call peers_venv)
 	@tools/bench/peers.py build .cache/peers
 	@KVT=$(BUILD)/kvt tools/bench/peers.py speed .cache/peers -m $(model_file) --bench $(BUILD) --json .cache/peers/speed.json $(if $(ONLY),--only "$(ONLY)") $(if $(WORK),--work "$(WORK)") $(if $(N),-n $(N))
+
+## make perplexity   what rounding activations costs: perplexity of WikiText-2 for each type of weights, beside F32 arithmetic (builds llama.cpp); WORK=Q8_0 CHUNKS=32
+wikitext := $(KVT_DATA)/text-general/wikitext2_test.txt
+perplexity: build
+	$(call need,$(model_packages) cmake clang-19)
+	@$(MAKE) --no-print-directory -s model
+	@tools/bench/peers.py build .cache/peers
+	@KVT=$(BUILD)/kvt tools/bench/perplexity.py .cache/peers -m $(model_file) -f $(wikitext) $(if $(WORK),--work "$(WORK)") $(if $(CHUNKS),--chunks $(CHUNKS))
 
 ## make bench-attention  attention in every variant, unfused, and in PyTorch, in one run (installs PyTorch into .cache/encoders/venv)
 bench-attention: build

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "tensor/parallel.h"
@@ -23,24 +24,29 @@ double log_sum_exp(std::span<const float> x) {
   return top + std::log(total);
 }
 
-std::vector<double> token_losses(const CausalLm& model, std::span<const int32_t> ids, int64_t first) {
-  const int64_t T = int64_t(ids.size());
+std::vector<double> token_losses(const CausalLm& model, std::span<const int32_t> ids, int64_t first, int64_t batch) {
+  const int64_t T = int64_t(ids.size()), step = batch > 0 ? batch : T;
   require(first >= 1 && first < T, "token_losses: tokens ", first, " to ", T - 1, " of ", T);
   constexpr int64_t rows_at_once = 64;       // of scores: V floats each
 
   const Tape::Pause inference;
   std::vector<double> losses(size_t(T - first));
-  const Tensor hidden = model.hidden(ids, 1, T, {});
-  for (int64_t begin = first - 1; begin < T - 1; begin += rows_at_once) {
-    const int64_t end = std::min(begin + rows_at_once, T - 1);
-    const Tensor logits = model.logits(slice(hidden, 1, begin, end));
-    const int64_t V = logits.dim(-1);
-    parallel_for(end - begin, 1, [&](int64_t from, int64_t to) {
-      for (int64_t r = from; r < to; ++r) {
-        const std::span<const float> row(logits.data() + r * V, size_t(V));
-        losses[size_t(begin + r + 1 - first)] = log_sum_exp(row) - double(row[size_t(ids[size_t(begin + r + 1)])]);
-      }
-    });
+  std::optional<KvCache> cache;
+  if (batch > 0) cache = model.make_cache(T, DType::F16);
+  for (int64_t at = 0; at < T - 1; at += step) {
+    const int64_t n = std::min(step, T - at), last = std::min(at + n, T - 1);      // what the last token predicts is unknown
+    const Tensor hidden = model.hidden(ids.subspan(size_t(at), size_t(n)), 1, n, {.cache = cache ? &*cache : nullptr});
+    for (int64_t begin = std::max(at, first - 1); begin < last; begin += rows_at_once) {
+      const int64_t end = std::min(begin + rows_at_once, last);
+      const Tensor logits = model.logits(slice(hidden, 1, begin - at, end - at));
+      const int64_t V = logits.dim(-1);
+      parallel_for(end - begin, 1, [&](int64_t from, int64_t to) {
+        for (int64_t r = from; r < to; ++r) {
+          const std::span<const float> row(logits.data() + r * V, size_t(V));
+          losses[size_t(begin + r + 1 - first)] = log_sum_exp(row) - double(row[size_t(ids[size_t(begin + r + 1)])]);
+        }
+      });
+    }
   }
   return losses;
 }
@@ -57,7 +63,7 @@ Perplexity perplexity(const CausalLm& model, std::span<const int32_t> ids, const
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     std::vector<int32_t> tokens(ids.begin() + chunk * context, ids.begin() + (chunk + 1) * context);
     if (options.bos >= 0) tokens[0] = options.bos;
-    for (const double x : token_losses(model, tokens, first)) {
+    for (const double x : token_losses(model, tokens, first, options.batch)) {
       result.nll += x;
       result.nll_squares += x * x;
     }
