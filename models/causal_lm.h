@@ -45,8 +45,9 @@ class CausalLm : public Model {
   Tensor through_blocks(Tensor x, const Forward& options, const Block& block) const;
 };
 
-// Brings the weights that decoding gains by into the order of its kernels (ops/interleave.h), for inference alone; returns how many bytes they take,
-// instead of in the file's pages.
-int64_t interleave_weights(CausalLm& model);
+// Has the matrices lie as decoding reads them fastest, for inference alone: side by side in large pages, and where the kernels gain by it interleaved
+// (ops/interleave.h). Of a mapped file they leave the pages; a file in memory stays beside those that are interleaved, and the others where they are.
+// Returns how many bytes are interleaved. Nobody else may use the model meanwhile.
+int64_t arrange_weights(CausalLm& model);
 
 }  // namespace kvt

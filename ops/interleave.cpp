@@ -109,14 +109,30 @@ bool gains_by_interleaving(const Tensor& w) {
   return format.dot16->chosen() > 0 && activations() == Activations::q8;
 }
 
-void interleave(const Tensor& w) {
+// f(begin, end) over n parts of w of so many bytes, some megabytes at a time, whose pages then leave memory: so that w does not lie there twice
+template <class F>
+static void by_and_by(const Tensor& w, int64_t n, int64_t bytes, F&& f) {
+  const int64_t step = std::max<int64_t>(1, (4 << 20) / bytes);
+  for (int64_t first = 0; first < n; first += step) {
+    const int64_t count = std::min(step, n - first);
+    parallel_for(count, 1, [&](int64_t begin, int64_t end) { f(first + begin, first + end); });
+    w.storage().part(size_t(first * bytes), size_t(count * bytes)).leave_memory();
+  }
+}
+
+void interleave(const Tensor& w, const Storage& to) {
   Interleave* const rows = interleaver(w.dtype());
   require(rows && w.rank() == 2 && w.dim(0) % panel_rows == 0, "interleave: ", w.dtype(), " weights of shape ", w.shape());
-  const Storage to = Storage::allocate_owned(size_t(w.bytes()));
+  require(int64_t(to.size()) == w.bytes(), "interleave: ", to.size(), " bytes for ", w.bytes());
   const int64_t blocks = w.dim(1) / 32;
-  parallel_for(w.dim(0) / panel_rows, 4, [&](int64_t begin, int64_t end) { rows(to.data(), w.raw(), begin, end, blocks); });
+  by_and_by(w, w.dim(0) / panel_rows, panel_rows * byte_size(w.dtype(), w.dim(1)), [&](int64_t begin, int64_t end) { rows(to.data(), w.raw(), begin, end, blocks); });
   w.set_interleaved(to);
-  w.storage().leave_memory();
+}
+
+void move(const Tensor& w, const Storage& to) {
+  const int64_t bytes = byte_size(w.dtype(), w.dim(-1));
+  by_and_by(w, w.bytes() / bytes, bytes, [&](int64_t begin, int64_t end) { std::memcpy(to.data() + begin * bytes, w.raw() + begin * bytes, size_t((end - begin) * bytes)); });
+  w.move_to(to);
 }
 
 namespace kernel {

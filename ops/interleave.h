@@ -18,8 +18,11 @@ constexpr int64_t panel_rows = 16;
 
 // Whether `w` [N, K] may be interleaved, and the chosen kernels gain by it.
 bool gains_by_interleaving(const Tensor& w);
-// Makes w.interleaved(), on all threads; the pages of a mapped file leave memory, for nothing but training and saving reads them now.
-void interleave(const Tensor& w);
+// Makes w.interleaved() of the bytes `to`, on all threads; the pages of a mapped file leave memory, for nothing but training and saving reads them now.
+void interleave(const Tensor& w, const Storage& to);
+inline void interleave(const Tensor& w) { interleave(w, Storage::allocate_owned(size_t(w.bytes()))); }
+// Has w lie at `to` in the order it has; of a mapped file likewise.
+void move(const Tensor& w, const Storage& to);
 
 // A panel of blocks B: where its planes begin.
 template <class B>

@@ -5,6 +5,8 @@
 //   few rows, quantized W    rows of x rounded to 8 bits, integer dot products (the default for inference: ops/quant.h)
 //   many rows, not F32       tiles of BF16 where there is an instruction for them (ops/linear_tiles.cpp; inference alone)
 //   else, and in BF16        products of matrices, W unpacked as it is packed (ops/panel_product.h)
+#include <optional>
+
 #include "ops/interleave.h"
 #include "ops/linear_tiles.h"
 #include "ops/linears.h"
@@ -28,35 +30,41 @@ constexpr int64_t weight_rows = 16;   // rows of W are dealt out in multiples of
 
 const std::byte* row_of(const Tensor& w, int64_t row) { return w.raw() + row * byte_size(w.dtype(), w.dim(-1)); }
 
-// f(first, count): some rows of W at a time, of which each costs T·K multiply-adds
+// Rows [first, first + count) of W with T rows of x, as they are or rounded.
+void dots_of(const Product& p, const float* x, int64_t first, int64_t count, int64_t T) {
+  const int64_t N = p.w.dim(0), K = p.w.dim(1), step = T == 1 ? count : weight_rows;
+  for (int64_t n = first; n < first + count; n += step)                   // these rows stay in the cache for all of x
+    for (int64_t t = 0, rows = std::min(step, first + count - n); t < T; ++t) {
+      const std::byte* row = row_of(p.w, n);
+      float* to = p.y + t * N + n;
+      if (p.w.dtype() == DType::F32) kernel::dot_f32(to, reinterpret_cast<const float*>(row), K, x + t * K, rows, K);
+      else if (p.w.dtype() == DType::F16) kernel::dot_f16(to, reinterpret_cast<const uint16_t*>(row), K, x + t * K, rows, K);
+      else kernel::dot_bf16(to, reinterpret_cast<const uint16_t*>(row), K, x + t * K, rows, K);
+    }
+}
+void q8_dots_of(const Product& p, const Q8Block* x, int64_t first, int64_t count, int64_t T) {
+  const WeightFormat& format = weight_format(p.w.dtype());
+  const int64_t N = p.w.dim(0), K = p.w.dim(1);
+  if (p.w.interleaved()) (*format.dot16)(p.y + first, N, p.w.interleaved().data() + first * byte_size(p.w.dtype(), K), x, count / panel_rows, T, K);
+  else (*format.dot_q8)(p.y + first, N, row_of(p.w, first), x, count, T, K);
+}
+
+// f(product, first, count): some rows of each W at a time, in multiples of weight_rows, of which each costs T·K multiply-adds
 template <class F>
-void for_weight_rows(int64_t N, int64_t work, F&& f) {
-  const int64_t grain = std::max<int64_t>(1, piece_products / std::max<int64_t>(1, work * weight_rows));
-  parallel_for((N + weight_rows - 1) / weight_rows, grain, [&](int64_t begin, int64_t end) {
-    f(begin * weight_rows, std::min(end * weight_rows, N) - begin * weight_rows);
+void for_weight_rows(std::span<const Product> products, int64_t T, int64_t K, F&& f) {
+  int64_t groups = 0;
+  for (const Product& p : products) groups += (p.w.dim(0) + weight_rows - 1) / weight_rows;
+  parallel_for(groups, std::max<int64_t>(1, piece_products / std::max<int64_t>(1, T * K * weight_rows)), [&](int64_t begin, int64_t end) {
+    for (const Product& p : products) {                     // those groups of them that lie in [begin, end)
+      const int64_t N = p.w.dim(0), mine = (N + weight_rows - 1) / weight_rows, from = std::max<int64_t>(begin, 0), to = std::min(end, mine);
+      if (from < to) f(p, from * weight_rows, std::min(to * weight_rows, N) - from * weight_rows);
+      begin -= mine, end -= mine;
+    }
   });
 }
 
-void dot_products(float* y, const Tensor& w, const float* x, int64_t T, int64_t N, int64_t K) {
-  for_weight_rows(N, T * K, [&](int64_t first, int64_t count) {
-    const int64_t step = T == 1 ? count : weight_rows;
-    for (int64_t n = first; n < first + count; n += step)                   // these rows stay in the cache for all of x
-      for (int64_t t = 0, rows = std::min(step, first + count - n); t < T; ++t) {
-        const std::byte* row = row_of(w, n);
-        float* to = y + t * N + n;
-        if (w.dtype() == DType::F32) kernel::dot_f32(to, reinterpret_cast<const float*>(row), K, x + t * K, rows, K);
-        else if (w.dtype() == DType::F16) kernel::dot_f16(to, reinterpret_cast<const uint16_t*>(row), K, x + t * K, rows, K);
-        else kernel::dot_bf16(to, reinterpret_cast<const uint16_t*>(row), K, x + t * K, rows, K);
-      }
-  });
-}
-
-// Some rows of W, in whichever order they lie, with T rows of x
-void q8_rows_of(float* y, const Tensor& w, const Q8Block* x, int64_t first, int64_t count, int64_t T) {
-  const WeightFormat& format = weight_format(w.dtype());
-  const int64_t N = w.dim(0), K = w.dim(1);
-  if (w.interleaved()) (*format.dot16)(y + first, N, w.interleaved().data() + first * byte_size(w.dtype(), K), x, count / panel_rows, T, K);
-  else (*format.dot_q8)(y + first, N, row_of(w, first), x, count, T, K);
+void dot_products(std::span<const Product> products, const float* x, int64_t T, int64_t K) {
+  for_weight_rows(products, T, K, [=](const Product& p, int64_t first, int64_t count) { dots_of(p, x, first, count, T); });
 }
 
 void q8_products(std::span<const Product> products, const float* x, int64_t T, int64_t K) {
@@ -64,15 +72,7 @@ void q8_products(std::span<const Product> products, const float* x, int64_t T, i
   rounded.resize(size_t(T * K / 32));
   Q8Block* const q = rounded.data();
   for_rows(T, K, [&](int64_t begin, int64_t end) { kernel::quantize_q8(q + begin * K / 32, x + begin * K, (end - begin) * K); });
-  int64_t groups = 0;
-  for (const Product& p : products) groups += (p.w.dim(0) + weight_rows - 1) / weight_rows;
-  parallel_for(groups, std::max<int64_t>(1, piece_products / (T * K * weight_rows)), [&](int64_t begin, int64_t end) {
-    for (const Product& p : products) {                     // those groups of them that lie in [begin, end)
-      const int64_t N = p.w.dim(0), mine = (N + weight_rows - 1) / weight_rows, from = std::max<int64_t>(begin, 0), to = std::min(end, mine);
-      if (from < to) q8_rows_of(p.y, p.w, q, from * weight_rows, std::min(to * weight_rows, N) - from * weight_rows, T);
-      begin -= mine, end -= mine;
-    }
-  });
+  for_weight_rows(products, T, K, [=](const Product& p, int64_t first, int64_t count) { q8_dots_of(p, q, first, count, T); });
 }
 
 // y = x Wᵀ + b
@@ -97,6 +97,10 @@ Way way_of(const Tensor& w, int64_t T, int64_t K) {
   if (rounding && T >= tile_rows && has_weight_tiles()) return Way::tiles;
   if (rounding && format.dot_q8 && T <= q8_rows) return Way::q8;
   return is_float(w.dtype()) && T <= dot_rows && Tape::precision() == Precision::f32 ? Way::dots : Way::panels;
+}
+
+void multiply(Way way, std::span<const Product> products, const float* x, int64_t T, int64_t K) {
+  (way == Way::q8 ? q8_products : way == Way::tiles ? tile_products : dot_products)(products, x, T, K);
 }
 
 void check_weights(const Tensor& x, const Tensor& w, const Tensor& b) {
@@ -124,13 +128,14 @@ std::vector<Tensor> linears(const Tensor& x, std::span<const WeightsAndBias> lay
   Cancellation::point();
   const int64_t T = x.shape().leading().numel(), K = x.dim(-1);
   std::vector<Tensor> y;
-  bool q8 = true, tiles = true;
+  y.reserve(layers.size());
+  std::optional<Way> way;                                   // of all of them
   for (const auto& [w, b] : layers) {
     check_weights(x, w, b);
-    const Way way = way_of(w, T, K);
-    q8 = q8 && way == Way::q8, tiles = tiles && way == Way::tiles;
+    const Way one = way_of(w, T, K);
+    way = !way || *way == one ? one : Way::panels;
   }
-  if (!q8 && !tiles) {
+  if (way == Way::panels || Tape::current()) {
     for (const auto& [w, b] : layers) y.push_back(linear(x, w, b));
     return y;
   }
@@ -142,8 +147,7 @@ std::vector<Tensor> linears(const Tensor& x, std::span<const WeightsAndBias> lay
     y.emplace_back(x.shape().with_last(w.dim(0)));
     products.push_back({y.back().data(), w});
   }
-  if (q8) q8_products(products, x.data(), T, K);
-  else tile_products(products, x.data(), T, K);
+  multiply(*way, products, x.data(), T, K);
   for (size_t i = 0; i < y.size(); ++i) add_bias(y[i].data(), layers[i].b, T, y[i].dim(-1));
   return y;
 }
@@ -159,13 +163,8 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& b) {
   float* const to = y.data();
   const Product product[] = {{to, w}};
   const Way way = way_of(w, T, K);
-  switch (way) {
-    case Way::q8: q8_products(product, x.data(), T, K); break;
-    case Way::tiles: tile_products(product, x.data(), T, K); break;
-    case Way::dots: dot_products(to, w, x.data(), T, N, K); break;
-    case Way::panels: panel_products(to, w, b ? b.data() : nullptr, x.data(), T, N, K, precision); break;      // and the bias
-  }
-  if (way != Way::panels) add_bias(to, b, T, N);
+  if (way == Way::panels) panel_products(to, w, b ? b.data() : nullptr, x.data(), T, N, K, precision);      // and the bias
+  else multiply(way, product, x.data(), T, K), add_bias(to, b, T, N);
 
   if (!recording({x, w, b})) return y;
   return on_backward(y, {x, w, b}, [=, kept = w.wants_grad() ? saved(x) : Kept(), x = x.gradient(), b = b.gradient(), y = y.gradient()] {

@@ -74,22 +74,35 @@ struct ThreadPool::State {
   void* context = nullptr;
   Budget* budget = nullptr;               // the caller's
   int64_t n = 0, piece = 1;
-  std::atomic<int64_t> next{0};
+  // Each thread has pieces that follow one another, so that what it reads does, and takes from the end of another's when its own are done.
+  // First and last + 1 of those that are left, in the two halves.
+  struct alignas(64) Share { std::atomic<uint64_t> left{0}; };
+  std::vector<Share> shares;
   std::mutex error_mutex;
   std::exception_ptr error;
 
-  void work() {
+  // A piece of a share, −1 if none is left.
+  static int64_t take(Share& share, bool from_end) {
+    for (uint64_t left = share.left.load(std::memory_order_relaxed);;) {
+      const uint64_t first = left >> 32, last = left & 0xffffffff;
+      if (first >= last) return -1;
+      if (share.left.compare_exchange_weak(left, from_end ? left - 1 : left + (uint64_t(1) << 32), std::memory_order_relaxed)) return int64_t(from_end ? last - 1 : first);
+    }
+  }
+
+  void work(size_t thread) {
     const Budget::Scope scope(budget);
     inside_loop = true;
-    for (int64_t begin; (begin = next.fetch_add(piece, std::memory_order_relaxed)) < n;) {
-      try {
-        body(context, begin, std::min(n, begin + piece));
-      } catch (...) {
-        next.store(n, std::memory_order_relaxed);       // nobody starts another piece
-        const std::lock_guard lock(error_mutex);
-        if (!error) error = std::current_exception();
+    for (size_t i = 0; i < shares.size(); ++i)
+      for (int64_t p; (p = take(shares[(thread + i) % shares.size()], i > 0)) >= 0;) {
+        try {
+          body(context, p * piece, std::min(n, (p + 1) * piece));
+        } catch (...) {
+          for (Share& share : shares) share.left.store(0, std::memory_order_relaxed);       // nobody starts another piece
+          const std::lock_guard lock(error_mutex);
+          if (!error) error = std::current_exception();
+        }
       }
-    }
     inside_loop = false;
   }
 
@@ -99,7 +112,7 @@ struct ThreadPool::State {
     return false;
   }
 
-  void worker() {
+  void worker(size_t thread) {
     const auto patience = std::chrono::microseconds(options.spin_us);
     for (uint32_t seen = 0;;) {
       const auto changed = [&] { return epoch.load(std::memory_order_acquire) != seen; };
@@ -111,7 +124,7 @@ struct ThreadPool::State {
       seen = epoch.load();
       if (stop.load()) return;
       if (enter()) {
-        work();
+        work(thread);
         gate.fetch_sub(1);
       }
     }
@@ -128,10 +141,11 @@ ThreadPool::ThreadPool(Options options) : state_(std::make_unique<State>()) {
   require(options.threads >= 0 && options.threads <= 1024, "threads: expected 0 to 1024, got ", options.threads);
   if (options.threads == 0) options.threads = int(cores.size());
   state_->options = options;
+  state_->shares = std::vector<State::Share>(size_t(options.threads));
   state_->workers.reserve(size_t(options.threads));
   for (int i = 1; i < options.threads; ++i) {
     try {
-      state_->workers.emplace_back([s = state_.get()] { s->worker(); });
+      state_->workers.emplace_back([s = state_.get(), i] { s->worker(size_t(i)); });
     } catch (const std::exception&) {          // the system gives no more: those there are will do
       state_->options.threads = i;
       break;
@@ -168,11 +182,12 @@ void ThreadPool::run(int64_t n, int64_t grain, Body* body, void* context) {
   s.budget = Budget::current();
   s.n = n;
   s.piece = std::max<int64_t>({grain, (n + pieces - 1) / pieces, 1});
-  s.next.store(0, std::memory_order_relaxed);
+  const uint64_t count = uint64_t((n + s.piece - 1) / s.piece), each = s.shares.size();
+  for (uint64_t i = 0; i < each; ++i) s.shares[i].left.store((count * i / each) << 32 | count * (i + 1) / each, std::memory_order_relaxed);
   s.error = nullptr;
   s.gate.store(State::open);
   s.announce();
-  s.work();
+  s.work(0);
   s.gate.fetch_and(~State::open);
   while (!spin([&] { return s.gate.load() == 0; }, std::chrono::seconds(1))) {}
   if (s.error) std::rethrow_exception(s.error);

@@ -119,23 +119,40 @@ class Blocks {
   size_t total_ = 0;
 };
 
-std::shared_ptr<void> aligned_memory(size_t bytes) {
+// Fresh memory at a multiple of `large_page`, which the system is asked to give in pages of that size; null if it has none.
+constexpr size_t large_page = 2 << 20;
+void* map_large(size_t bytes) {
+  void* const p = ::mmap(nullptr, bytes + large_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) return nullptr;
+  char *const begin = static_cast<char*>(p), *const from = begin + (large_page - uintptr_t(p) % large_page) % large_page;
+  if (from > begin) ::munmap(begin, size_t(from - begin));
+  ::munmap(from + bytes, size_t(begin + large_page - from));
+#ifdef MADV_HUGEPAGE
+  ::madvise(from, bytes, MADV_HUGEPAGE);      // advice: a refusal costs speed alone
+#endif
+  return from;
+}
+
+enum class Pages { any, large };
+std::shared_ptr<void> aligned_memory(size_t bytes, Pages pages = Pages::any) {
   require_as(Trouble::memory, bytes <= SIZE_MAX / 2, "storage: cannot allocate ", bytes, " bytes");
   struct Owner {                       // allocated first: from there on nothing fails that would leave memory behind
     Held held;
     void* heap = nullptr;
-    Blocks::Block block{};
+    Blocks::Block block{}, large{};
     explicit Owner(size_t n) : held(int64_t(n)) {}
     ~Owner() {
       std::free(heap);
       if (block.p) Blocks::shared().give(block);
+      if (large.p) ::munmap(large.p, large.size);
     }
   };
   auto owner = std::make_shared<Owner>(bytes);
   const bool limited = current_budget && current_budget->limit() != Budget::none;
-  if (bytes >= Blocks::least && !limited && Blocks::shared().open()) owner->block = Blocks::shared().take(bytes);
+  if (pages == Pages::large && bytes >= 2 * large_page) owner->large.size = (bytes + large_page - 1) / large_page * large_page, owner->large.p = map_large(owner->large.size);
+  else if (bytes >= Blocks::least && !limited && Blocks::shared().open()) owner->block = Blocks::shared().take(bytes);
   else owner->heap = std::aligned_alloc(alignment, std::max(round_up(bytes), alignment));
-  void* p = owner->block.p ? owner->block.p : owner->heap;
+  void* p = owner->large.p ? owner->large.p : owner->block.p ? owner->block.p : owner->heap;
   require_as(Trouble::memory, p, "storage: out of memory for ", bytes, " bytes");
   return {std::move(owner), p};
 }
@@ -161,6 +178,12 @@ Storage Storage::allocate_owned(size_t bytes) {
   return {std::move(memory), p, bytes, true};
 }
 
+Storage Storage::allocate_large(size_t bytes) {
+  auto memory = aligned_memory(bytes, Pages::large);
+  void* p = memory.get();
+  return {std::move(memory), p, bytes, true};
+}
+
 Storage Storage::map_file(const std::string& path) {
   File file(path);
   require_as(Trouble::input_output, file.size > 0, "'", path, "' is empty");
@@ -179,7 +202,7 @@ Storage Storage::read_file(const std::string& path) {
 
 Storage Storage::read(int fd, uint64_t offset, uint64_t bytes, const std::string& name, const std::function<void(uint64_t)>& progress) {
   constexpr uint64_t piece = 4 << 20;          // so that cancelling takes no longer than reading this
-  Storage out = allocate_owned(bytes);
+  Storage out = allocate_large(bytes);
   for (uint64_t at = 0; at < bytes;) {
     Cancellation::point();
     const ssize_t n = ::pread(fd, out.data() + at, std::min(piece, bytes - at), off_t(offset + at));

@@ -47,6 +47,11 @@ Tensor Tensor::view(const Shape& shape) const {
   return v;
 }
 
+void Tensor::move_to(Storage storage) const {
+  require(storage.size() == impl_->storage.size(), "tensor: ", impl_->storage.size(), " bytes do not move to ", storage.size());
+  impl_->storage = std::move(storage);
+}
+
 Tensor Tensor::clone() const {
   Tensor copy(shape(), dtype(), Storage::allocate_owned(size_t(bytes())));
   std::memcpy(copy.raw(), raw(), size_t(bytes()));

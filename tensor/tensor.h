@@ -92,6 +92,8 @@ class Tensor {
   // The same weights in the order of the kernels that decode (ops/interleave.h), if somebody had them brought into it.
   const Storage& interleaved() const { return impl_->interleaved; }
   void set_interleaved(Storage bytes) const { impl_->interleaved = std::move(bytes); }
+  // Has the tensor, not its views, lie elsewhere. The new storage holds the same bytes.
+  void move_to(Storage storage) const;
 
   bool same(const Tensor& other) const { return impl_ == other.impl_; }   // the very same tensor
 

@@ -96,10 +96,12 @@ TEST_CASE("interleaved weights give what those in the file's order give") {
 TEST_CASE("layers that share their input give the bits of each alone, on 1, 2 and 4 threads the same") {
   Rng rng(37);
   const UseActivations rounded(Activations::q8);
-  for (const bool side_by_side : {false, true})
+  enum { quantized, interleaved, floats };
+  for (const auto form : {quantized, interleaved, floats})
     for (const int64_t T : {1, 6, 40}) {
-      const Tensor x = randn({T, 576}, rng), q = pack(randn({576, 576}, rng), DType::Q4_0), k = pack(randn({192, 576}, rng), DType::Q8_0), none, b = randn({192}, rng);
-      if (side_by_side) interleave(q), interleave(k);
+      const auto type = [&](DType q) { return form == floats ? (q == DType::Q4_0 ? DType::F16 : DType::F32) : q; };
+      const Tensor x = randn({T, 576}, rng), q = pack(randn({576, 576}, rng), type(DType::Q4_0)), k = pack(randn({192, 576}, rng), type(DType::Q8_0)), none, b = randn({192}, rng);
+      if (form == interleaved) interleave(q), interleave(k);
       const WeightsAndBias layers[] = {{q, none}, {k, b}};
       std::vector<Tensor> first;
       for (const int threads : {1, 2, 4}) {

@@ -206,6 +206,24 @@ TEST_CASE("SmolLM2-135M Q4_1 with F32 activations: prompt ids, largest logits, l
   set_activations(before);
 }
 
+TEST_CASE("weights that are arranged and not interleaved leave the mapped file, and give the same bits") {
+  const Gguf gguf = Gguf::open(project_path("tests/golden/llama_untied.gguf"));
+  const auto lm = load_model(gguf);
+  const std::vector<int32_t> prompt{1, 5, 9, 3};
+  const auto scores = [&] {
+    Session session(*lm, {.context = 8});
+    const auto logits = session.evaluate(prompt);
+    return std::vector<float>(logits.begin(), logits.end());
+  };
+  const std::vector<float> before = scores();
+  CHECK(arrange_weights(*lm) == 0);                       // F32
+  lm->each_linear([](const std::string& name, Linear& linear) {
+    INFO(name);
+    CHECK_FALSE((linear.weight.tensor && linear.weight.tensor.storage().mapped()));
+  });
+  CHECK(scores() == before);
+}
+
 TEST_CASE("SmolLM2-135M Q4_1, weights interleaved: 1, 2 and 4 threads write the same tokens, as near to exact ones as in the file's order") {
   if (!have_data(smollm2())) return;
   const Activations before = activations();
@@ -221,9 +239,9 @@ TEST_CASE("SmolLM2-135M Q4_1, weights interleaved: 1, 2 and 4 threads write the 
   const std::vector<float> exact = scores();
   set_activations(Activations::q8);
   const double as_stored = max_relative_error(scores(), exact);
-  const int64_t bytes = interleave_weights(*m.lm);
+  const int64_t bytes = arrange_weights(*m.lm);
   CHECK((bytes == 0 || bytes > 80'000'000));                // nothing, or every matrix
-  CHECK(interleave_weights(*m.lm) == 0);
+  CHECK(arrange_weights(*m.lm) == 0);
   const double interleaved = max_relative_error(scores(), exact);      // sums in another order: over 30 layers activations fall to other 8-bit steps
   INFO("in the file's order ", as_stored, ", interleaved ", interleaved);
   CHECK(interleaved < std::max(1e-4, 3 * as_stored));

@@ -1,10 +1,12 @@
 // kvt run: continues a prompt, or holds a chat, streaming the text.
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
 #include <ctime>
 #include <iostream>
 #include <optional>
+#include <utility>
 
 #include "engine/chat.h"
 #include "engine/generate.h"
@@ -30,12 +32,29 @@ void print(const std::string& text) {
   std::fflush(stdout);
 }
 
-void print_speed(const Generation& g, double load_seconds) {
+// Has the weights lie as decoding reads them fastest, once, when it begins: the first token need not wait for that.
+class Arrangement {
+ public:
+  Arrangement(const Options& o, const LoadedModel& m) : model_(o.as_stored || o.tokens == 1 ? nullptr : m.model.get()) {}
+  void begin() {
+    if (!model_) return;
+    const auto start = std::chrono::steady_clock::now();
+    arrange_weights(*std::exchange(model_, nullptr));
+    seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+  double seconds = 0;                                       // since they were last taken
+
+ private:
+  CausalLm* model_;
+};
+
+void print_speed(const Generation& g, double load_seconds, double arrangement) {
   const auto rate = [](int64_t n, double s) { return s > 0 ? double(n) / s : 0.0; };
   const int64_t written = int64_t(g.ids.size());
-  std::fprintf(stderr, "load %.3f s | prompt %lld tokens, %.3f s, %.1f tokens/s | text %lld tokens, %.3f s, %.1f tokens/s\n", load_seconds,
-               static_cast<long long>(g.prompt_tokens), g.prompt_seconds, rate(g.prompt_tokens, g.prompt_seconds),
-               static_cast<long long>(written), g.seconds, rate(written - 1, g.seconds));
+  std::fprintf(stderr, "load %.3f s | prompt %lld tokens, %.3f s, %.1f tokens/s | ", load_seconds, static_cast<long long>(g.prompt_tokens), g.prompt_seconds,
+               rate(g.prompt_tokens, g.prompt_seconds));
+  if (arrangement > 0) std::fprintf(stderr, "weights arranged %.3f s | ", arrangement);
+  std::fprintf(stderr, "text %lld tokens, %.3f s, %.1f tokens/s\n", static_cast<long long>(written), g.seconds, rate(written - 1, g.seconds));
 }
 
 // Times and bytes of each operation since the profile was cleared, beside the speed of reading.
@@ -92,20 +111,23 @@ void complete(const Options& o, const LoadedModel& m, double load_seconds) {
     profile.emplace();
   }
   std::vector<Profile::Row> of_prompt;
+  Arrangement weights(o, m);
   bool first = true;
-  const Generation g = generate(session, *m.tokenizer, ids, o.tokens, sampler, [&](int32_t id) {
+  Generation g = generate(session, *m.tokenizer, ids, o.tokens, sampler, [&](int32_t id) {
     if (profile && first) of_prompt = profile->rows(), profile->clear();
     first = false;
     write(id);
+    weights.begin();
     return !interrupted();
   }, o.ignore_eos);
+  g.seconds -= weights.seconds;
   write.end();
   if (profile) {
     print_profile("prompt", of_prompt, g.prompt_tokens, g.prompt_seconds, limit);
     print_profile("text", profile->rows(), int64_t(g.ids.size()) - 1, g.seconds, limit);
   }
   if (g.stop == Stop::context_full) std::fprintf(stderr, "the context of %lld tokens is full (-c)\n", static_cast<long long>(session.context()));
-  if (!o.quiet) print_speed(g, load_seconds);
+  if (!o.quiet) print_speed(g, load_seconds, weights.seconds);
 }
 
 // The next thing the user says: from the terminal after a mark, or a line of standard input.
@@ -130,12 +152,18 @@ void chat(const Options& o, const LoadedModel& m, double load_seconds) {
   if (!o.system.empty()) start.push_back({"system", o.system});
   start.push_back({"user", message});
   std::vector<int32_t> prompt = m.tokenizer->encode(turns.format(start, true), {.add_special = !o.no_bos});
-  for (;;) {
+  for (Arrangement weights(o, m);;) {
     require(int64_t(prompt.size()) < session.room(), "run: the conversation fills the context of ", session.context(), " tokens (-c)");
     Writer write(*m.tokenizer, o.print_ids);
-    const Generation g = generate(session, *m.tokenizer, prompt, o.tokens, sampler, [&](int32_t id) { write(id); return !interrupted(); });
+    Generation g = generate(session, *m.tokenizer, prompt, o.tokens, sampler, [&](int32_t id) {
+      write(id);
+      weights.begin();
+      return !interrupted();
+    });
     write.end();
-    if (!o.quiet) print_speed(g, load_seconds);
+    const double arrangement = std::exchange(weights.seconds, 0);
+    g.seconds -= arrangement;
+    if (!o.quiet) print_speed(g, load_seconds, arrangement);
     if (once || interrupted() || !next_message(message)) return;
     prompt.clear();
     if (g.unread >= 0) prompt.push_back(g.unread);
@@ -150,7 +178,6 @@ void run(const Options& o) {
   timespec start, loaded;
   clock_gettime(CLOCK_MONOTONIC, &start);
   const LoadedModel m = open_model(o.model);
-  if (!o.as_stored) interleave_weights(*m.model);
   clock_gettime(CLOCK_MONOTONIC, &loaded);
   (o.chat ? chat : complete)(o, m, double(loaded.tv_sec - start.tv_sec) + 1e-9 * double(loaded.tv_nsec - start.tv_nsec));
   if (interrupted()) throw Interrupted();
@@ -179,7 +206,7 @@ void add_run(CLI::App& app) {
   c->add_option("--system", o->system, "the system message of a chat (default: the template's own)")->needs(chat);
   c->add_option("--chat-template", o->chat_template, "name of the chat template (default: recognised from the file)")->needs(chat)
       ->check(CLI::IsMember(ChatTemplate::names()));
-  c->add_flag("--as-stored", o->as_stored, "leave quantized weights in the file's order: shared with other processes, slower to decode");
+  c->add_flag("--as-stored", o->as_stored, "leave the weights as they lie in the file: shared with other processes, slower to decode");
   c->add_flag("--profile", o->profile, "print time and bytes of every operation, and their share of the speed of reading memory, on standard error");
   c->add_flag("--ignore-eos", o->ignore_eos, "go on behind the token that ends a text");
   c->add_flag("--no-bos", o->no_bos, "do not add the tokens that begin (and end) a text");

@@ -58,9 +58,9 @@ inline void dot_tile(float* y, int64_t ldy, const B* w, int64_t stride, int rows
     for (int p = 0; p < parts; ++p) acc.sums[t][p] = zeros();
     acc.offsets[t] = _mm256_setzero_ps();
   }
-  const auto* ahead = reinterpret_cast<const char*>(w) + 4 * stride;                 // the next four rows, to be there in time
+  const auto* ahead = reinterpret_cast<const char*>(w) + (16 << 10);                 // some rows later, to be there in time
   for (int64_t k = 0; k < n / B::numbers; ++k, ++w, x += pieces<B>, ahead += 4 * sizeof(B)) {
-    for (size_t i = 0; i < 4 * sizeof(B); i += 64) _mm_prefetch(ahead + i, _MM_HINT_T0);
+    for (size_t i = 0; i < 4 * sizeof(B); i += 64) _mm_prefetch(ahead + i, _MM_HINT_T1);
     const FourScales<B> scales(*w, stride);
     [&]<int... j>(std::integer_sequence<int, j...>) __attribute__((always_inline)) {
       (add_piece<j>(acc, *w, stride, scales, x, row_x), ...);

@@ -9,12 +9,13 @@ namespace {
 
 inline __m512i four(const int8_t* q) { return _mm512_set1_epi32(int(__builtin_bit_cast(uint32_t, *reinterpret_cast<const uint8_t(*)[4]>(q)))); }
 
-// One panel with T rows of activations, row_x blocks apart
+// One panel with T rows of activations. Those that meet it first ask for memory that will be read some blocks later, of this panel and the next.
 template <class B, int T>
-inline void dot_panel(float* y, int64_t ldy, const Panel<B>& panel, const Q8Block* x, int64_t blocks) {
+inline void dot_panel(float* y, int64_t ldy, const Panel<B>& panel, const Q8Block* x, int64_t blocks, bool first) {
   __m512 sums[T], offsets[T];
   for (int t = 0; t < T; ++t) sums[t] = offsets[t] = _mm512_setzero_ps();
   for (int64_t k = 0; k < blocks; ++k) {
+    if (first) read_ahead<panel_rows * sizeof(B)>(panel.codes + k * panel_rows * int64_t(sizeof(B)));
     __m512i c[8];
     codes_of(c, panel, k);
     const __m512 d = sixteen_halves(panel.d + k * panel_rows);
@@ -33,21 +34,16 @@ inline void dot_panel(float* y, int64_t ldy, const Panel<B>& panel, const Q8Bloc
   for (int t = 0; t < T; ++t) _mm512_storeu_ps(y + t * ldy, _mm512_fmadd_ps(_mm512_set1_ps(factor), offsets[t], sums[t]));
 }
 
-// Panels by turns from four ranges, for the processor foresees what is read within each page alone, and four pages are read faster than one: 26 GB/s
-// from memory instead of 21 on a Xeon of the fourth generation, where nothing but reading does 28.
 template <class B>
 void dot16(float* y, int64_t ldy, const void* w, const Q8Block* x, int64_t panels, int64_t T, int64_t n) {
-  constexpr int64_t ranges = 4;
-  const int64_t blocks = n / 32, each = (panels + ranges - 1) / ranges;
-  for (int64_t turn = 0; turn < each; ++turn)
-    for (int64_t i = turn; i < panels; i += each) {
-      const Panel<B> panel(static_cast<const std::byte*>(w) + i * Panel<B>::size(blocks), blocks);
-      float* const to = y + i * panel_rows;
-      int64_t t = 0;                                        // the panel stays in the L1 cache for all of x
-      for (; t + 4 <= T; t += 4) dot_panel<B, 4>(to + t * ldy, ldy, panel, x + t * blocks, blocks);
-      for (; t + 2 <= T; t += 2) dot_panel<B, 2>(to + t * ldy, ldy, panel, x + t * blocks, blocks);
-      if (t < T) dot_panel<B, 1>(to + t * ldy, ldy, panel, x + t * blocks, blocks);
-    }
+  const int64_t blocks = n / 32;
+  for (int64_t i = 0; i < panels; ++i, y += panel_rows) {
+    const Panel<B> panel(static_cast<const std::byte*>(w) + i * Panel<B>::size(blocks), blocks);
+    int64_t t = 0;                                          // the panel stays in the L1 cache for all of x
+    for (; t + 4 <= T; t += 4) dot_panel<B, 4>(y + t * ldy, ldy, panel, x + t * blocks, blocks, t == 0);
+    for (; t + 2 <= T; t += 2) dot_panel<B, 2>(y + t * ldy, ldy, panel, x + t * blocks, blocks, t == 0);
+    if (t < T) dot_panel<B, 1>(y + t * ldy, ldy, panel, x + t * blocks, blocks, t == 0);
+  }
 }
 
 }  // namespace

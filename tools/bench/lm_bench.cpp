@@ -23,6 +23,7 @@ int main(int argc, char** argv) try {
   set_default_threads({.threads = std::atoi(argv[2])});
   const Gguf gguf = Gguf::open(argv[1]);
   const auto model = load_model(gguf);
+  arrange_weights(*model);
   constexpr int64_t most = 2048;
   Session session(*model, {.context = most});
   Rng rng(1);
