@@ -2,7 +2,7 @@
 //
 // x [T, K] (leading axes as one), W [N, K] of any type. Four ways to y:
 //   few rows, float W        dot products with each row of W: all there is to gain is reading W once, at the speed of memory
-//   few rows, quantized W    rows of x rounded to 8 bits, integer dot products (the default for inference: ops/quant.h)
+//   few rows, quantized W    rows of x rounded to 8 bits, integer dot products (the default for inference: ops/quant.h); of interleaved W any number
 //   many rows, not F32       tiles of BF16 where there is an instruction for them (ops/linear_tiles.cpp; inference alone)
 //   else, and in BF16        products of matrices, W unpacked as it is packed (ops/panel_product.h)
 #include <optional>
@@ -24,7 +24,7 @@ using kernel::Mat;
 namespace {
 
 constexpr int64_t dot_rows = 4;       // up to here one pass over W; from here on, packing for a product of matrices is shared by many rows
-constexpr int64_t q8_rows = 32;       // up to here integer dot products read W as it is; from here on unpacking it once is shared by many rows
+constexpr int64_t q8_rows = 32;       // up to here integer dot products read W as it is in a file; from here on unpacking it once is shared by many rows
 constexpr int64_t tile_rows = 12;     // from here on unpacking W for tiles of BF16 is
 constexpr int64_t weight_rows = 16;   // rows of W are dealt out in multiples of this, so that kernels may go in groups
 
@@ -95,7 +95,7 @@ Way way_of(const Tensor& w, int64_t T, int64_t K) {
   const WeightFormat& format = weight_format(w.dtype());
   const bool rounding = K % 32 == 0 && w.dtype() != DType::F32 && !Tape::current() && activations() == Activations::q8;
   if (rounding && T >= tile_rows && has_weight_tiles()) return Way::tiles;
-  if (rounding && format.dot_q8 && T <= q8_rows) return Way::q8;
+  if (rounding && format.dot_q8 && (T <= q8_rows || w.interleaved())) return Way::q8;
   return is_float(w.dtype()) && T <= dot_rows && Tape::precision() == Precision::f32 ? Way::dots : Way::panels;
 }
 

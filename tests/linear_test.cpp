@@ -85,7 +85,8 @@ TEST_CASE("interleaved weights give what those in the file's order give") {
   const UseActivations rounded(Activations::q8);
   for (const DType type : interleaved_types)
     for (const int64_t N : {16, 80, 224})
-      for (const int64_t T : {1, 3, 11, 12, 33, 70}) {
+      for (const int64_t T : {1, 3, 11, 12, 32, 33, 70}) {
+        if (T > 32 && !has_weight_tiles()) continue;        // in the file's order not rounded
         INFO(std::string(info(type).name), ", N ", N, ", rows ", T);
         const Tensor x = randn({T, 672}, rng), w = pack(randn({N, 672}, rng), type), apart = linear(x, w);
         interleave(w);

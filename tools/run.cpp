@@ -32,17 +32,19 @@ void print(const std::string& text) {
   std::fflush(stdout);
 }
 
-// Has the weights lie as decoding reads them fastest, once, when it begins: the first token need not wait for that.
+// Has the weights lie as decoding reads them fastest, once, when it begins: the first token need not wait for that, unless the prompt is long.
 class Arrangement {
  public:
-  Arrangement(const Options& o, const LoadedModel& m) : model_(o.as_stored || o.tokens == 1 ? nullptr : m.model.get()) {}
+  Arrangement(const Options& o, const LoadedModel& m, size_t prompt) : model_(o.as_stored || o.tokens == 1 ? nullptr : m.model.get()) {
+    if (prompt > 256) begin(), ahead = std::exchange(seconds, 0);
+  }
   void begin() {
     if (!model_) return;
     const auto start = std::chrono::steady_clock::now();
     arrange_weights(*std::exchange(model_, nullptr));
     seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
-  double seconds = 0;                                       // since they were last taken
+  double seconds = 0, ahead = 0;                            // while text was generated, and before
 
  private:
   CausalLm* model_;
@@ -111,7 +113,7 @@ void complete(const Options& o, const LoadedModel& m, double load_seconds) {
     profile.emplace();
   }
   std::vector<Profile::Row> of_prompt;
-  Arrangement weights(o, m);
+  Arrangement weights(o, m, ids.size());
   bool first = true;
   Generation g = generate(session, *m.tokenizer, ids, o.tokens, sampler, [&](int32_t id) {
     if (profile && first) of_prompt = profile->rows(), profile->clear();
@@ -127,7 +129,7 @@ void complete(const Options& o, const LoadedModel& m, double load_seconds) {
     print_profile("text", profile->rows(), int64_t(g.ids.size()) - 1, g.seconds, limit);
   }
   if (g.stop == Stop::context_full) std::fprintf(stderr, "the context of %lld tokens is full (-c)\n", static_cast<long long>(session.context()));
-  if (!o.quiet) print_speed(g, load_seconds, weights.seconds);
+  if (!o.quiet) print_speed(g, load_seconds + weights.ahead, weights.seconds);
 }
 
 // The next thing the user says: from the terminal after a mark, or a line of standard input.
@@ -152,7 +154,7 @@ void chat(const Options& o, const LoadedModel& m, double load_seconds) {
   if (!o.system.empty()) start.push_back({"system", o.system});
   start.push_back({"user", message});
   std::vector<int32_t> prompt = m.tokenizer->encode(turns.format(start, true), {.add_special = !o.no_bos});
-  for (Arrangement weights(o, m);;) {
+  for (Arrangement weights(o, m, prompt.size());;) {
     require(int64_t(prompt.size()) < session.room(), "run: the conversation fills the context of ", session.context(), " tokens (-c)");
     Writer write(*m.tokenizer, o.print_ids);
     Generation g = generate(session, *m.tokenizer, prompt, o.tokens, sampler, [&](int32_t id) {
@@ -163,7 +165,7 @@ void chat(const Options& o, const LoadedModel& m, double load_seconds) {
     write.end();
     const double arrangement = std::exchange(weights.seconds, 0);
     g.seconds -= arrangement;
-    if (!o.quiet) print_speed(g, load_seconds, arrangement);
+    if (!o.quiet) print_speed(g, load_seconds + weights.ahead, arrangement);
     if (once || interrupted() || !next_message(message)) return;
     prompt.clear();
     if (g.unread >= 0) prompt.push_back(g.unread);
