@@ -280,7 +280,7 @@ void eight_queries(float* o, int64_t ldo, const float* keep, const float* share,
 }
 
 void neon_values(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const float* v, int64_t ldv, int64_t rows, int64_t keys,
-                 int64_t D, const void* ahead) {
+                 int64_t D, const kernel::Ahead* ahead) {
   if (rows < 5) return few_values<F32>(o, ldo, keep, share, p, lanes, v, ldv, rows, keys, D, ahead);
   if (keys < 5) return attention_values<F32>(o, ldo, keep, share, p, lanes, v, ldv, rows, keys, D, ahead);
   const int64_t whole = D / 8 * 8;
@@ -304,8 +304,8 @@ void neon_values(float* o, int64_t ldo, const float* keep, const float* share, c
 void ISA::add_attention() {
   kernel::attention_pack.add(this_isa, attention_pack);
   kernel::attention_scores.add(this_isa, neon_scores, {8, 8, 8, 128});
-  kernel::attention_dots_f32.add(this_isa, dots_of_four<F32>);
-  kernel::attention_dots_f16.add(this_isa, dots_of_four<F16>);
+  kernel::attention_dots_f32.add(this_isa, few_dots<F32>);
+  kernel::attention_dots_f16.add(this_isa, few_dots<F16>);
   kernel::attention_softmax.add(this_isa, neon_softmax);
   kernel::attention_values_f32.add(this_isa, neon_values);
   kernel::attention_values_f16.add(this_isa, few_values<F16>);

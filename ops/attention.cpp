@@ -39,22 +39,27 @@ Problem check(const Tensor& q, const Tensor& k, const Tensor& v, const Attention
   return p;
 }
 
-// Rows that will be read soon, asked for a few lines at a time between other work: rows of one head lie too far apart for the processor to guess, and it keeps
+// Rows that will be read soon, asked for a few at a time between other work: rows of one head lie too far apart for the processor to guess, and it keeps
 // track of no more than a dozen or so lines on their way.
 class Ahead {
  public:
-  // `rows` rows of `bytes`, `stride` bytes apart, to be asked for in `turns` turns. Where the rest of the last rows stands is forgotten.
-  void expect(const void* from, int64_t rows, int64_t bytes, int64_t stride, int64_t turns) {
-    from_ = static_cast<const char*>(from), rows_ = rows, bytes_ = bytes, stride_ = stride, row_ = 0, each_ = pieces(rows, turns);
+  // What was expected before is forgotten; all that will be is asked for in so many turns.
+  void begin(int64_t turns) { at_ = end_ = ranges_, rows_ = 0, turns_ = turns; }
+  // `rows` rows of `bytes`, `stride` bytes apart; up to four times
+  void expect(const void* from, int64_t rows, int64_t bytes, int64_t stride) {
+    if (rows > 0) *end_++ = {static_cast<const char*>(from), rows, bytes, stride}, rows_ += rows;
   }
   void ask() {
-    for (const int64_t end = std::min(rows_, row_ + each_); row_ < end; ++row_)
-      for (int64_t at = 0; at < bytes_; at += 64) __builtin_prefetch(from_ + row_ * stride_ + at, 0, 2);
+    if (at_ == end_) return;
+    for (int64_t n = std::min(at_->rows, pieces(rows_, turns_)); n > 0; --n, --at_->rows, at_->from += at_->stride)
+      for (int64_t i = 0; i < at_->bytes; i += 64) __builtin_prefetch(at_->from + i, 0, 2);
+    if (at_->rows == 0) ++at_;
   }
 
  private:
-  const char* from_ = nullptr;
-  int64_t rows_ = 0, bytes_ = 0, stride_ = 0, row_ = 0, each_ = 0;
+  struct Range { const char* from; int64_t rows, bytes, stride; };
+  Range ranges_[4], *at_ = ranges_, *end_ = ranges_;
+  int64_t rows_ = 0, turns_ = 1;
 };
 
 // n rows as F32: where they lie, or one behind the other in `buffer`, which F16 takes. Rows of one head that are kilobytes apart share few sets of
@@ -145,17 +150,17 @@ class Job {
 
   // While the block at j is worked on, the next keys and values are asked for, and queries and outputs of the next head.
   void expect(int64_t j) {
-    const bool last = j + block_ >= end_;
-    const int64_t turns = panels_ * 3, rows = last ? block_ : std::min(block_, end_ - j - block_), at = last ? p_.key(b_, begin_, hk_ + 1) : p_.key(b_, j + block_, hk_);
-    const bool more = !last || hk_ + 1 < p_.Hkv;
-    next_k_.expect(k_.at(at), more ? rows : 0, D_ * k_.bytes(), k_.stride * k_.bytes(), turns);
-    next_v_.expect(v_.at(at), more ? rows : 0, D_ * v_.bytes(), v_.stride * v_.bytes(), turns);
-    if (j > begin_ || hk_ + 1 == p_.Hkv) return;
-    const int64_t blocks = pieces(end_ - begin_, block_), next = p_.query(b_, t0_, hk_ + 1), bytes = p_.G * D_ * int64_t(sizeof(float));
-    next_q_.expect(q_ + next, t1_ - t0_, bytes, row_ * int64_t(sizeof(float)), turns * blocks);
-    next_o_.expect(y_ + next, t1_ - t0_, bytes, row_ * int64_t(sizeof(float)), turns * blocks);
+    const bool last = j + block_ >= end_, more = hk_ + 1 < p_.Hkv;
+    const int64_t rows = !last ? std::min(block_, end_ - j - block_) : more ? block_ : 0, at = last ? p_.key(b_, begin_, hk_ + 1) : p_.key(b_, j + block_, hk_);
+    ahead_.begin(3 * panels_);
+    ahead_.expect(k_.at(at), rows, D_ * k_.bytes(), k_.stride * k_.bytes());
+    ahead_.expect(v_.at(at), rows, D_ * v_.bytes(), v_.stride * v_.bytes());
+    if (!more) return;
+    const int64_t blocks = pieces(end_ - begin_, block_), i = (j - begin_) / block_, from = (t1_ - t0_) * i / blocks, to = (t1_ - t0_) * (i + 1) / blocks;
+    const int64_t next = p_.query(b_, t0_ + from, hk_ + 1), bytes = p_.G * D_ * int64_t(sizeof(float)), stride = row_ * int64_t(sizeof(float));
+    ahead_.expect(q_ + next, to - from, bytes, stride);
+    ahead_.expect(y_ + next, to - from, bytes, stride);
   }
-  void ask() { next_k_.ask(), next_v_.ask(), next_q_.ask(), next_o_.ask(); }
 
   // One panel, and those of the n keys from j on that it sees.
   void meet(const Queries& x, int64_t j, int64_t n, Floats k, Floats v) {
@@ -165,17 +170,17 @@ class Job {
     if (!all) look(from_, to_, x.lanes, p_, b_, j0, keys, [&](int64_t r) { return std::min(x.t0 + r, x.t1 - 1); });
     std::copy_n(x.m, x.lanes, top_);
     const float *const kj = k.p + (j0 - j) * k.stride, *const vj = v.p + (j0 - j) * v.stride;
-    ask();
+    ahead_.ask();
     if (dots(x)) {
-      kernel::attention_dots_f32(s_, top_, x.q, kj, k.stride, keys, D_, nullptr);
+      kernel::attention_dots_f32(s_, top_, x.q, x.count(), kj, k.stride, keys, D_, nullptr);
       if (!all) hide(s_, top_, x.m, keys, from_, to_);
     } else {
       const kernel::Seen seen{from_, to_};
       kernel::attention_scores(s_, top_, x.q, x.lanes, kj, k.stride, keys, D_, all ? nullptr : &seen);
     }
-    ask();
+    ahead_.ask();
     kernel::attention_softmax(s_, x.m, x.l, fix_, top_, x.lanes, keys);
-    ask();
+    ahead_.ask();
     for (int64_t r = 0; divide && r < x.lanes; ++r) share_[r] = x.l[r] > 0 ? 1 / x.l[r] : x.l[r] - x.l[r];      // 0, and NaN for NaN
     // Outputs stay together until they are divided.
     float* const y = y_ + place(x.h, x.t0);
@@ -194,17 +199,17 @@ class Job {
   const int64_t begin_ = p_.first(t0_), end_ = p_.limit(b_, t1_ - 1);
   int64_t block_;
   float *memory_, *s_, *top_, *fix_, *share_, *from_, *to_, *keys_, *values_;
-  Ahead next_k_, next_v_, next_q_, next_o_;
+  Ahead ahead_;
 };
 
 void forward(float* y, float* lse, const Problem& p, const float* q, Rows k, Rows v) {
   if (p.T * p.G <= few_rows) return forward_few(y, lse, p, q, k, v);
-  const int64_t most = tuned_panel().most, step = std::max<int64_t>(1, tuning::query_block() / (p.G * most)) * most, blocks = pieces(p.T, step);
-  const int64_t grain = std::max<int64_t>(1, piece_products / (step * p.G * std::max<int64_t>(p.S, 1) * p.D));
+  const int64_t most = tuned_panel().most, panels = pieces(p.T, most), blocks = pieces(panels, std::max<int64_t>(1, tuning::query_block() / (p.G * most)));
+  const int64_t grain = std::max<int64_t>(1, piece_products / (pieces(panels, blocks) * most * p.G * std::max<int64_t>(p.S, 1) * p.D));
   parallel_for(p.B * p.Hkv * blocks, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {                   // heads of one range of queries follow one another
-      const int64_t hk = i % p.Hkv, t0 = i / p.Hkv % blocks * step;
-      Job job(y, p, q, k, v, i / p.Hkv / blocks, hk, t0, std::min(t0 + step, p.T));
+    for (int64_t i = begin; i < end; ++i) {                   // heads of one range of queries follow one another, first those of the last range: it sees most
+      const int64_t hk = i % p.Hkv, at = blocks - 1 - i / p.Hkv % blocks;
+      Job job(y, p, q, k, v, i / p.Hkv / blocks, hk, panels * at / blocks * most, std::min(panels * (at + 1) / blocks * most, p.T));
       job.run();
       job.finish(lse);
     }

@@ -21,8 +21,7 @@ constexpr float infinity = std::numeric_limits<float>::infinity();
 // The online softmax of `rows` rows (t, g), a multiple of 4: o [rows, D] not yet divided by l
 struct State { float *o, *m, *l; };
 
-// All queries of batch row b over the keys [j0, j1): states [Hkv, rows] of the heads of keys. While scores of some keys are computed, the values of the same
-// keys are asked for, and while those are added up, the next keys.
+// All queries of batch row b over the keys [j0, j1): states [Hkv, rows] of the heads of keys. Meanwhile the next keys and values are asked for.
 void attend_few(State state, const Problem& p, const float* q, Rows k, Rows v, int64_t b, int64_t rows, int64_t j0, int64_t j1) {
   thread_local Scratch scratch;
   const int64_t D = p.D, step = tuning::few_keys();
@@ -39,16 +38,22 @@ void attend_few(State state, const Problem& p, const float* q, Rows k, Rows v, i
   for (int64_t j = j0; j < j1; j += step) {
     const int64_t n = std::min(step, j1 - j);
     const bool all = p.limit(b, 0) >= j + n && p.first(p.T - 1) <= j;
-    // Rows of the n keys lie together: each head asks for its share of n rows from key `next` on.
-    const auto ahead = [&](Rows x, int64_t next, int64_t hk, int64_t r) { return r == 0 && next + n <= p.S ? x.at(p.key(b, next, 0) + hk * n * D) : nullptr; };
+    // Rows of the keys from `next` on lie together, those of values too. Each head asks for its share of n rows of both, half with scores, half with values.
+    const int64_t next = j + step;
+    kernel::Ahead ahead;
+    const auto asked = [&](int64_t hk, int64_t r, bool values) -> const kernel::Ahead* {
+      if (r > 0 || next + n > p.S) return nullptr;
+      const int64_t at = p.key(b, next, 0) + (hk + (values ? p.Hkv : 0)) * n * D / 2;
+      return ahead = {k.at(at), v.at(at)}, &ahead;
+    };
     for (int64_t hk = 0; hk < p.Hkv; ++hk)
       for (int64_t r = 0; r < rows; r += 4) {
-        const int64_t row = hk * rows + r, at = p.key(b, j, hk);
+        const int64_t row = hk * rows + r, at = p.key(b, j, hk), used = std::min<int64_t>(4, p.T * p.G - r);
         const float* const x = queries + row * D;
         float* const scores = s + row * step;
         std::copy_n(state.m + row, 4, top);
-        if (k.half()) kernel::attention_dots_f16(scores, top, x, k.f16(at), k.stride, n, D, ahead(v, j, hk, r));
-        else kernel::attention_dots_f32(scores, top, x, k.f32(at), k.stride, n, D, ahead(v, j, hk, r));
+        if (k.half()) kernel::attention_dots_f16(scores, top, x, used, k.f16(at), k.stride, n, D, asked(hk, r, false));
+        else kernel::attention_dots_f32(scores, top, x, used, k.f32(at), k.stride, n, D, asked(hk, r, false));
         if (!all) {
           look(from, to, 4, p, b, j, n, [&](int64_t i) { return std::min((r + i) / p.G, p.T - 1); });
           hide(scores, top, state.m + row, n, from, to);
@@ -60,8 +65,8 @@ void attend_few(State state, const Problem& p, const float* q, Rows k, Rows v, i
         const int64_t row = hk * rows + r, at = p.key(b, j, hk), used = std::min<int64_t>(4, p.T * p.G - r);
         float* const o = state.o + row * D;
         const float* const weights = s + row * step;
-        if (v.half()) kernel::attention_values_f16(o, D, fix + row, nullptr, weights, 4, v.f16(at), v.stride, used, n, D, ahead(k, j + step, hk, r));
-        else kernel::attention_values_f32(o, D, fix + row, nullptr, weights, 4, v.f32(at), v.stride, used, n, D, ahead(k, j + step, hk, r));
+        if (v.half()) kernel::attention_values_f16(o, D, fix + row, nullptr, weights, 4, v.f16(at), v.stride, used, n, D, asked(hk, r, true));
+        else kernel::attention_values_f32(o, D, fix + row, nullptr, weights, 4, v.f32(at), v.stride, used, n, D, asked(hk, r, true));
       }
   }
 }

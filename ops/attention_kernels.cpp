@@ -8,6 +8,7 @@
 
 namespace kvt {
 
+using kernel::Ahead;
 using kernel::Seen;
 
 static constexpr float infinity = std::numeric_limits<float>::infinity();
@@ -32,11 +33,11 @@ static float number(float x) { return x; }
 static float number(uint16_t x) { return f16_to_f32(x); }
 
 template <class Number>
-static void dots_reference(float* s, float* top, const float* q, const Number* k, int64_t ldk, int64_t keys, int64_t D, const void*) {
+static void dots_reference(float* s, float* top, const float* q, int64_t rows, const Number* k, int64_t ldk, int64_t keys, int64_t D, const Ahead*) {
   for (int64_t j = 0; j < keys; ++j)
     for (int64_t r = 0; r < 4; ++r) {
       float total = 0;
-      for (int64_t d = 0; d < D; ++d) total += q[r * D + d] * number(k[j * ldk + d]);
+      for (int64_t d = 0; r < rows && d < D; ++d) total += q[r * D + d] * number(k[j * ldk + d]);
       s[j * 4 + r] = total;
       top[r] = std::max(top[r], total);
     }
@@ -59,7 +60,7 @@ static void softmax_reference(float* s, float* m, float* l, float* fix, const fl
 
 template <class Number>
 static void values_reference(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const Number* v, int64_t ldv,
-                             int64_t rows, int64_t keys, int64_t D, const void*) {
+                             int64_t rows, int64_t keys, int64_t D, const Ahead*) {
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t d = 0; d < D; ++d) {
       float total = 0;
@@ -73,12 +74,10 @@ namespace kernel {
 Kernel<void(float*, int64_t, const float*, int64_t, int64_t, int64_t, float)> attention_pack("attention_pack", pack_reference);
 Kernel<void(float*, float*, const float*, int64_t, const float*, int64_t, int64_t, int64_t, const Seen*), Panel> attention_scores("attention_scores", scores_reference,
                                                                                                                       {4, 32, 1, 64});
-Kernel<void(float*, float*, const float*, const float*, int64_t, int64_t, int64_t, const void*)> attention_dots_f32("attention_dots_f32", dots_reference<float>);
-Kernel<void(float*, float*, const float*, const uint16_t*, int64_t, int64_t, int64_t, const void*)> attention_dots_f16("attention_dots_f16", dots_reference<uint16_t>);
+Kernel<AttentionDots<float>> attention_dots_f32("attention_dots_f32", dots_reference<float>);
+Kernel<AttentionDots<uint16_t>> attention_dots_f16("attention_dots_f16", dots_reference<uint16_t>);
 Kernel<void(float*, float*, float*, float*, const float*, int64_t, int64_t)> attention_softmax("attention_softmax", softmax_reference);
-Kernel<void(float*, int64_t, const float*, const float*, const float*, int64_t, const float*, int64_t, int64_t, int64_t, int64_t, const void*)> attention_values_f32(
-    "attention_values_f32", values_reference<float>);
-Kernel<void(float*, int64_t, const float*, const float*, const float*, int64_t, const uint16_t*, int64_t, int64_t, int64_t, int64_t, const void*)> attention_values_f16(
-    "attention_values_f16", values_reference<uint16_t>);
+Kernel<AttentionValues<float>> attention_values_f32("attention_values_f32", values_reference<float>);
+Kernel<AttentionValues<uint16_t>> attention_values_f16("attention_values_f16", values_reference<uint16_t>);
 }  // namespace kernel
 }  // namespace kvt

@@ -190,10 +190,15 @@ extern Kernel<void(float* y, int64_t lanes, const float* x, int64_t ldx, int64_t
 struct Seen { const float *from, *to; };
 extern Kernel<void(float* s, float* top, const float* q, int64_t lanes, const float* k, int64_t ldk, int64_t keys, int64_t D, const Seen* seen), Panel> attention_scores;
 
-// The same for four queries, rows of q [4, D], none of them masked: dot products, each key read once.  s [keys, 4], top [4]
-// `ahead` may be null: memory to be read next, of which the kernel asks for as many bytes as it reads of the keys.
-extern Kernel<void(float* s, float* top, const float* q, const float* k, int64_t ldk, int64_t keys, int64_t D, const void* ahead)> attention_dots_f32;
-extern Kernel<void(float* s, float* top, const float* q, const uint16_t* k, int64_t ldk, int64_t keys, int64_t D, const void* ahead)> attention_dots_f16;
+// The same for up to four queries, q [rows, D], none of them masked: dot products, each key read once.  s [keys, 4], top [4]; what has no query gets
+// some numbers that the softmax takes.
+// Few queries wait for memory. `ahead` may be null: keys and values to be read next. Of each the kernel asks for half as many bytes as it reads itself:
+// processors bring two streams sooner than one.
+struct Ahead { const void *keys, *values; };
+template <class Number>
+using AttentionDots = void(float* s, float* top, const float* q, int64_t rows, const Number* k, int64_t ldk, int64_t keys, int64_t D, const Ahead* ahead);
+extern Kernel<AttentionDots<float>> attention_dots_f32;
+extern Kernel<AttentionDots<uint16_t>> attention_dots_f16;
 
 // One more block of the online softmax (Milakov and Gimelshein 2018), to base 2:
 //   p = 2^(s − top) in the place of s,   fix = 2^(m − top),   l ← l fix + Σ_j p_j,   m ← top
@@ -202,8 +207,11 @@ extern Kernel<void(float* s, float* m, float* l, float* fix, const float* top, i
 
 // o_r ← share_r (keep_r o_r + Σ_j p[j, r] v_j) for the first `rows` queries. keep may be null: o is not read. share may be null: all 1. `ahead` as above, for
 // up to four queries.
-extern Kernel<void(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const float* v, int64_t ldv, int64_t rows, int64_t keys, int64_t D, const void* ahead)> attention_values_f32;
-extern Kernel<void(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const uint16_t* v, int64_t ldv, int64_t rows, int64_t keys, int64_t D, const void* ahead)> attention_values_f16;
+template <class Number>
+using AttentionValues = void(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const Number* v, int64_t ldv, int64_t rows,
+                             int64_t keys, int64_t D, const Ahead* ahead);
+extern Kernel<AttentionValues<float>> attention_values_f32;
+extern Kernel<AttentionValues<uint16_t>> attention_values_f16;
 
 }  // namespace kernel
 }  // namespace kvt

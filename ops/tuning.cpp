@@ -32,7 +32,7 @@ Tunable query_block("attention.query_block", "queries that meet a block of keys 
                     [] { return std::clamp<int64_t>(caches().l2 / 10 / (2 * 64 * int64_t(sizeof(float))) / 48 * 48, 96, 384); });
 Tunable key_block("attention.key_block", "keys that a panel of queries meets at once", 8, 1 << 14, [] { return int64_t(kernel::attention_scores.best().traits.block); });
 Tunable panel_queries("attention.panel_queries", "queries whose scores are computed side by side", 4, 48, [] { return int64_t(kernel::attention_scores.best().traits.most); });
-Tunable few_keys("attention.few_keys", "keys that few queries meet at once", 16, 256, [] { return int64_t{32}; });
+Tunable few_keys("attention.few_keys", "keys that few queries meet at once", 16, 256, [] { return int64_t{64}; });
 
 }  // namespace tuning
 }  // namespace kvt

@@ -625,8 +625,12 @@ void attention_dots_case(const K& kernel, Number convert) {
         std::vector<T> halves;
         for (float x : numbers) halves.push_back(convert(x));
         Guarded<T> k(halves, int(D % 4));
-        Guarded<float> q(random(4 * D, 48), 1), s(keys * 4, 2), top(Floats{-INFINITY, 0, 1e3f, -1e3f}, 3);
-        fn(s, top, q, k, ldk, keys, D, keys % 2 ? k.data() : nullptr);
+        const int64_t rows = 4 - (keys + D) % 4;
+        Guarded<float> q(random(rows * D, 48), 1), s(keys * 4, 2), top(Floats{-INFINITY, 0, 1e3f, -1e3f}, 3);
+        const kernel::Ahead ahead{k.data(), q.data()};
+        fn(s, top, q, rows, k, ldk, keys, D, keys % 2 ? &ahead : nullptr);
+        for (int64_t i = 0; i < s.size() + 4; ++i)
+          if (i % 4 >= rows) (i < s.size() ? s[i] : top[i - s.size()]) = 0;              // what has no query
         return together({&s, &top}, 1 + double(D));
       });
     }
@@ -666,7 +670,8 @@ void attention_values_case(const K& kernel, Number convert) {
           Guarded<T> v(stored, int(D % 4));
           Guarded<float> o(random(rows * ldo - ldo + D, 51), int(keys % 4)), p(random(keys * lanes, 52), 1), keep(random(rows, 53), 2), share(random(rows, 54), 3);
           if (rows % 2) std::fill_n(o.data(), o.size(), NAN);             // not read without keep
-          fn(o, ldo, rows % 2 ? nullptr : keep.data(), rows % 3 ? share.data() : nullptr, p, lanes, v, ldv, rows, keys, D, rows % 2 ? v.data() : nullptr);
+          const kernel::Ahead ahead{p.data(), v.data()};
+          fn(o, ldo, rows % 2 ? nullptr : keep.data(), rows % 3 ? share.data() : nullptr, p, lanes, v, ldv, rows, keys, D, rows % 2 ? &ahead : nullptr);
           for (int64_t i = 0; i < o.size(); ++i)
             if (i % ldo >= D) o[i] = 0;                                   // what lies between rows may be NaN still
           return collect(o, 1 + double(keys));

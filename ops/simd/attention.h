@@ -63,13 +63,14 @@ inline void attention_pack(float* y, int64_t lanes, const float* x, int64_t ldx,
       factor[i] = at + i < rows ? scale : 0;
     }
     const V factors = V::load_aligned(factor);
+    const bool whole = at + W <= rows;
     const auto used = factors != V(0.0f);                   // what is not may be infinite: never multiply it by zero
     int64_t d = 0;
     for (; rows > 0 && d + 4 <= D; d += 4) {
       V v[4] = {quads(row, 0, d), quads(row, 1, d), quads(row, 2, d), quads(row, 3, d)};
       transpose_quads(v);
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) store(y + (d + i) * lanes + at, xsimd::select(used, v[i] * factors, V(0.0f)));
+      for (int i = 0; i < 4; ++i) store(y + (d + i) * lanes + at, whole ? v[i] * factors : xsimd::select(used, v[i] * factors, V(0.0f)));
     }
     for (; d < D; ++d)
       for (int i = 0; i < W; ++i) y[d * lanes + at + i] = at + i < rows ? scale * row[i][d] : 0;
@@ -120,8 +121,24 @@ inline void attention_scores(float* s, float* top, const float* q, int64_t lanes
   else score_columns<score_vectors, false>(s, top, q, lanes, k, ldk, keys, D, seen, 0);
 }
 
-// Of four vectors: in each 128 bits a part of their four sums
-inline V sums_of_four(V (&x)[4]) {
+// Of R vectors: in each 128 bits a part of their sums. What stands behind the R-th is no news.
+template <int R>
+inline V sums_of(V (&x)[4]) {
+#if defined(__AVX512F__)
+  if constexpr (R < 4) {
+    const auto swapped = [](V y) -> V { return _mm512_shuffle_ps(y, y, 0x4e); };      // numbers 2, 3, 0, 1
+    if constexpr (R == 1) {
+      const V y = x[0] + swapped(x[0]);
+      return y + V(_mm512_shuffle_ps(y, y, 0xb1));
+    } else {
+      const V y = V(_mm512_unpacklo_ps(x[0], x[1])) + V(_mm512_unpackhi_ps(x[0], x[1]));
+      if constexpr (R == 2) return y + swapped(y);
+      const V z = x[2] + swapped(x[2]);
+      return V(_mm512_mask_blend_ps(0xcccc, y, z)) + V(_mm512_shuffle_ps(y, z, 0x1e));
+    }
+  }
+#endif
+  for (int r = R; r < 4; ++r) x[r] = V(0.0f);
   transpose_quads(x);
   return (x[0] + x[1]) + (x[2] + x[3]);
 }
@@ -138,17 +155,18 @@ inline V join_parts(const V (&key)[W / 4]) {
 #endif
 }
 
-// Few queries wait for memory: while they work on row j, as much as a row is asked for of what comes next.
-template <class Number>
-[[gnu::always_inline]] inline void ask(const void* ahead, int64_t j, int64_t D) {
+// While few queries work on row j of so many bytes: half as much of each of what comes next
+[[gnu::always_inline]] inline void ask(const kernel::Ahead* ahead, int64_t j, int64_t bytes) {
   if (!ahead) return;
-  const auto* const from = static_cast<const char*>(ahead) + j * D * int64_t(sizeof(Number));
-  for (int64_t i = 0; i < D * int64_t(sizeof(Number)); i += 64) __builtin_prefetch(from + i, 0, 2);
+  for (int64_t i = j * bytes / 2; i < (j + 1) * bytes / 2; i += 64) {
+    __builtin_prefetch(static_cast<const char*>(ahead->keys) + i, 0, 2);
+    __builtin_prefetch(static_cast<const char*>(ahead->values) + i, 0, 2);
+  }
 }
 
-// The dot products of W/4 keys at a time with four queries, key by key: memory is what few queries wait for, and it likes order. N vectors make up D, or 0: any D.
-template <class Format, int N>
-void dots_of(float* s, float* top, const float* q, const typename Format::Number* k, int64_t ldk, int64_t keys, int64_t D, const void* ahead) {
+// The dot products of W/4 keys at a time with R queries, key by key: memory is what few queries wait for, and it likes order. N vectors make up D, or 0: any D.
+template <class Format, int N, int R>
+void dots_of(float* s, float* top, const float* q, const typename Format::Number* k, int64_t ldk, int64_t keys, int64_t D, const kernel::Ahead* ahead) {
   constexpr int at_once = W / 4;
   if constexpr (N > 0) D = N * W;
   const int64_t left = D % W;
@@ -158,20 +176,22 @@ void dots_of(float* s, float* top, const float* q, const typename Format::Number
 #pragma GCC unroll 4
     for (int i = 0; i < at_once; ++i) {
       const auto* const key = k + std::min(j + i, keys - 1) * ldk;
-      ask<typename Format::Number>(ahead, std::min(j + i, keys - 1), D);
-      V sum[4] = {V(0.0f), V(0.0f), V(0.0f), V(0.0f)};
+      ask(ahead, std::min(j + i, keys - 1), D * int64_t(sizeof(*k)));
+      V sum[4];
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) sum[r] = V(0.0f);
 #pragma GCC unroll 8
       for (int64_t d = 0; d < D - left; d += W) {
         const V x = Format::widen(key + d);
-        sum[0] = fma(x, load(q + d), sum[0]), sum[1] = fma(x, load(q + D + d), sum[1]);
-        sum[2] = fma(x, load(q + 2 * D + d), sum[2]), sum[3] = fma(x, load(q + 3 * D + d), sum[3]);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) sum[r] = fma(x, load(q + r * D + d), sum[r]);
       }
       if (N == 0 && left > 0) {
         const V x = widen_part<Format>(key + D - left, left);
 #pragma GCC unroll 4
-        for (int r = 0; r < 4; ++r) sum[r] = fma(x, load(q + (r + 1) * D - left, left, 0), sum[r]);
+        for (int r = 0; r < R; ++r) sum[r] = fma(x, load(q + (r + 1) * D - left, left, 0), sum[r]);
       }
-      part[i] = sums_of_four(sum);
+      part[i] = sums_of<R>(sum);
     }
     const V sums = join_parts(part);
     largest = xsimd::max(largest, sums);                    // the last key again, where there are no more, is no news
@@ -183,11 +203,22 @@ void dots_of(float* s, float* top, const float* q, const typename Format::Number
   for (int i = 0; i < W; ++i) top[i % 4] = std::max(top[i % 4], of[i]);
 }
 
+// f(R) with the number of rows, 1 to 4, as a constant
+template <class F>
+inline void with_rows(int64_t rows, F f) {
+  if (rows == 1) f(std::integral_constant<int, 1>());
+  else if (rows == 2) f(std::integral_constant<int, 2>());
+  else if (rows == 3) f(std::integral_constant<int, 3>());
+  else f(std::integral_constant<int, 4>());
+}
+
 template <class Format>
-void attention_dots(float* s, float* top, const float* q, const typename Format::Number* k, int64_t ldk, int64_t keys, int64_t D, const void* ahead) {
-  if (D == 64) dots_of<Format, 64 / W>(s, top, q, k, ldk, keys, D, ahead);
-  else if (D == 128) dots_of<Format, 128 / W>(s, top, q, k, ldk, keys, D, ahead);
-  else dots_of<Format, 0>(s, top, q, k, ldk, keys, D, ahead);
+void attention_dots(float* s, float* top, const float* q, int64_t rows, const typename Format::Number* k, int64_t ldk, int64_t keys, int64_t D, const kernel::Ahead* ahead) {
+  with_rows(rows, [&](auto R) {
+    if (D == 64) dots_of<Format, 64 / W, R>(s, top, q, k, ldk, keys, D, ahead);
+    else if (D == 128) dots_of<Format, 128 / W, R>(s, top, q, k, ldk, keys, D, ahead);
+    else dots_of<Format, 0, R>(s, top, q, k, ldk, keys, D, ahead);
+  });
 }
 
 // --- softmax ---
@@ -264,10 +295,10 @@ template <int R, class B, class Read, class Write, int C>
 // C vectors of R queries at a time, then with a smaller C what is left of D.
 template <class Format, int R, int C>
 inline void value_columns(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const typename Format::Number* v, int64_t ldv,
-                          int64_t keys, int64_t D, int64_t d, const void* ahead) {
+                          int64_t keys, int64_t D, int64_t d, const kernel::Ahead* ahead) {
   for (; d + C * W <= D; d += C * W)
     value_tile<R>(o + d, ldo, keep, share, p, lanes, [=](int64_t j, int c) {
-      if (R <= 4 && c == 0 && d == 0) ask<typename Format::Number>(ahead, j, D);
+      if (R <= 4 && c == 0 && d == 0) ask(ahead, j, D * int64_t(sizeof(*v)));
       return Format::widen(v + j * ldv + d + c * W);
     }, keys,
                   [](const float* x) { return load(x); }, [](float* x, V y) { store(x, y); }, std::integral_constant<int, C>());
@@ -282,7 +313,7 @@ inline void value_columns(float* o, int64_t ldo, const float* keep, const float*
 
 template <class Format, int R>
 inline void value_rows_of(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const typename Format::Number* v, int64_t ldv,
-                          int64_t rows, int64_t keys, int64_t D, int64_t r, const void* ahead) {
+                          int64_t rows, int64_t keys, int64_t D, int64_t r, const kernel::Ahead* ahead) {
   for (; rows - r >= R; r += R)
     value_columns<Format, R, value_vectors>(o + r * ldo, ldo, keep ? keep + r : nullptr, share ? share + r : nullptr, p + r, lanes, v, ldv, keys, D, 0, ahead);
   if constexpr (R > 1)
@@ -291,7 +322,7 @@ inline void value_rows_of(float* o, int64_t ldo, const float* keep, const float*
 
 template <class Format>
 void attention_values(float* o, int64_t ldo, const float* keep, const float* share, const float* p, int64_t lanes, const typename Format::Number* v, int64_t ldv,
-                      int64_t rows, int64_t keys, int64_t D, const void* ahead) {
+                      int64_t rows, int64_t keys, int64_t D, const kernel::Ahead* ahead) {
   value_rows_of<Format, value_rows>(o, ldo, keep, share, p, lanes, v, ldv, rows, keys, D, 0, ahead);
 }
 

@@ -111,7 +111,7 @@ void add_panels() {
     kernel::attention_values_f32(o.data(), D, fix.data(), nullptr, s.data(), n, v.data(), D, n, S, D, nullptr);
   });
   const auto half = [](const Tensor& x) { return reinterpret_cast<const uint16_t*>(x.raw()); };
-  measure("attention_dots_f16 4x64x64", 2. * 4 * 64 * 64, [&] { kernel::attention_dots_f16(s.data(), top.data(), x.data(), half(k16), D, 64, D, nullptr); });
+  measure("attention_dots_f16 4x64x64", 2. * 4 * 64 * 64, [&] { kernel::attention_dots_f16(s.data(), top.data(), x.data(), 4, half(k16), D, 64, D, nullptr); });
   measure("attention_values_f16 4x64x64", 2. * 4 * 64 * 64, [&] {
     kernel::attention_values_f16(o.data(), D, fix.data(), nullptr, s.data(), 4, half(v16), D, 4, 64, D, nullptr);
   });

@@ -12,6 +12,7 @@ between PyTorch and us, so among ours only, and PyTorch's with themselves), else
     fused          attention() with the best kernels; fused:avx2, fused:sse2 with those of that instruction set
     unfused        for each head two products by OpenBLAS's sgemm and the softmax between: by expf of the C library, and by our vector kernel
     torch          scaled_dot_product_attention: PyTorch's own choice (flash attention on CPUs), and its unfused form
+    read           no attention: keys and values in F16 read once, in the fastest of several ways
     onednn         unfused, the two products by oneDNN as PyTorch calls it for linear layers, and PyTorch's softmax
 """
 import argparse

@@ -23,6 +23,8 @@
 #include <thread>
 #include <vector>
 
+#include "tools/bench/reading.h"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>
@@ -151,42 +153,7 @@ Arithmetic arithmetic(const std::string&) { return {1, nullptr}; }
 
 // --- reading ---
 
-// Reads [p, p + bytes) as `streams` streams side by side, `ahead` bytes of each asked for in advance. Returns something of all of it.
-using Reader = uint64_t(const char* p, size_t bytes, size_t streams, size_t ahead);
-
-template <class V>
-inline __attribute__((always_inline)) uint64_t read_as(const char* p, size_t bytes, size_t streams, size_t ahead) {
-  constexpr size_t line = 64;
-  const size_t stride = bytes / streams / line * line;
-  V sums[64 / sizeof(V)] = {};
-  for (size_t at = 0; at < stride; at += line)
-    for (size_t s = 0; s < streams; ++s) {
-      const char* q = p + s * stride + at;
-      if (ahead) __builtin_prefetch(q + ahead, 0, 3);
-      for (size_t i = 0; i < line / sizeof(V); ++i) {
-        V v;
-        std::memcpy(&v, q + i * sizeof(V), sizeof v);
-        sums[i] |= v;
-      }
-    }
-  uint64_t all = 0;
-  for (const V& s : sums)
-    for (size_t i = 0; i < sizeof(V) / 8; ++i) all |= reinterpret_cast<const uint64_t*>(&s)[i];
-  return all;
-}
-
-typedef uint64_t V16 __attribute__((vector_size(16), may_alias));
-uint64_t read_plain(const char* p, size_t bytes, size_t streams, size_t ahead) { return read_as<V16>(p, bytes, streams, ahead); }
-#if defined(__x86_64__)
-typedef uint64_t V64 __attribute__((vector_size(64), may_alias));
-__attribute__((target("avx512f"))) uint64_t read_avx512(const char* p, size_t bytes, size_t streams, size_t ahead) { return read_as<V64>(p, bytes, streams, ahead); }
-#endif
-
 double read_rate(size_t bytes, int threads, double budget) {
-  Reader* reader = read_plain;
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f")) reader = read_avx512;
-#endif
   // As weights lie at best: pages of 2 MB where the system gives them.
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return 0;
@@ -196,10 +163,9 @@ double read_rate(size_t bytes, int threads, double budget) {
   const size_t share = bytes / size_t(threads) / 64 * 64;
   std::atomic<uint64_t> sink = 0;
   double best = 0;
-  constexpr size_t forms[][2] = {{1, 0}, {1, 1024}, {1, 4096}, {2, 0}, {4, 0}, {4, 1024}, {8, 0}};
-  for (const auto& [streams, ahead] : forms)
-    best = std::max(best, best_rate(threads, double(share) * threads, budget / double(std::size(forms)),
-                                    [&, streams = streams, ahead = ahead](int i) { sink |= reader(p + size_t(i) * share, share, streams, ahead); }));
+  for (const ReadForm& form : read_forms)
+    best = std::max(best, best_rate(threads, double(share) * threads, budget / double(std::size(read_forms)),
+                                    [&](int i) { sink |= read_all(p + size_t(i) * share, share, form); }));
   munmap(memory, bytes);
   return sink.load() ? best : 0;
 }

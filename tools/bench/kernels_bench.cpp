@@ -196,7 +196,7 @@ void add_attention() {
   const auto dots = [](const auto& kernel, auto number) {
     add(kernel, sizes({4, 64, D}), {2. * 4 * 64 * D, double(64 * D) * sizeof(number)}, [=] {
       return [=, q = random(4 * D), k = std::vector<decltype(number)>(size_t(64 * D)), s = Floats(4 * 64), top = Floats(4)](auto fn) mutable {
-        fn(s.data(), top.data(), q.data(), k.data(), D, 64, D, nullptr);
+        fn(s.data(), top.data(), q.data(), 4, k.data(), D, 64, D, nullptr);
       };
     });
   };
