@@ -34,5 +34,10 @@ Tunable key_block("attention.key_block", "keys that a panel of queries meets at 
 Tunable panel_queries("attention.panel_queries", "queries whose scores are computed side by side", 4, 48, [] { return int64_t(kernel::attention_scores.best().traits.most); });
 Tunable few_keys("attention.few_keys", "keys that few queries meet at once", 16, 256, [] { return int64_t{64}; });
 
+// Panels of A and of B in the L2 cache: some hundred KB
+Tunable matmul_rows("matmul.rows", "rows of A in a block of a product", 16, 4096, [] { return int64_t{192}; });
+Tunable matmul_cols("matmul.columns", "columns of B in a block of a product", 64, 1 << 14, [] { return int64_t{512}; });
+Tunable blas_products("matmul.blas", "multiplications from which OpenBLAS computes a product", 1, int64_t{1} << 40, [] { return int64_t{64 * 64 * 64}; });
+
 }  // namespace tuning
 }  // namespace kvt

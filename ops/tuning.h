@@ -46,5 +46,10 @@ extern Tunable key_block;        // keys that a panel of queries meets at once
 extern Tunable panel_queries;    // queries that share a tile, in whole vectors and as many as the kernels take
 extern Tunable few_keys;         // the same for few queries (ops/attention_few.cpp)
 
+// products (ops/matmul_kernels.cpp)
+extern Tunable matmul_rows;      // of A in a block, mc
+extern Tunable matmul_cols;      // of B in a block, nc
+extern Tunable blas_products;    // multiplications from which OpenBLAS computes a product, where it is chosen (ops/blas/matmul.cpp)
+
 }  // namespace tuning
 }  // namespace kvt

@@ -134,9 +134,13 @@ TEST_CASE("scores far below zero, and keys of −∞") {
     std::fill(none.data() + 20 * 32, none.data() + 60 * 32, -INFINITY);
     const Sizes few{1, T, 60, 2, 2, 16, false, {20}};
     CHECK(max_relative_error(attention(q, none, v, options(z)).values(), definition(q, k, v, few)) < 2e-6);
+    const Tensor none16 = pack(none, DType::F16), k16 = pack(k, DType::F16), v16 = pack(v, DType::F16);
+    CHECK(max_relative_error(attention(q, none16, v16, options(z)).values(), definition(q, unpack(k16), unpack(v16), few)) < 2e-6);
     std::fill(none.data(), none.data() + none.size(), -INFINITY);
     const Tensor zeros = attention(q, none, v, options(z));
     for (const float y : zeros.values()) CHECK(y == 0);
+    const Tensor zeros16 = attention(q, pack(none, DType::F16), v16, options(z));
+    for (const float y : zeros16.values()) CHECK(y == 0);
   }
 }
 
@@ -147,6 +151,8 @@ TEST_CASE("what is no number stays none") {
     k.data()[17 * 16 + 3] = NAN;
     const Tensor nothing = attention(q, k, v, {});
     for (const float y : nothing.values()) CHECK(std::isnan(y));
+    const Tensor nothing16 = attention(q, pack(k, DType::F16), pack(v, DType::F16), {});
+    for (const float y : nothing16.values()) CHECK(std::isnan(y));
   }
 }
 

@@ -5,6 +5,7 @@
 #include "ops/linear_tiles.h"
 #include "ops/linears.h"
 #include "ops/quant.h"
+#include "ops/tuning.h"
 #include "tensor/parallel.h"
 #include "tests/check.h"
 
@@ -34,6 +35,22 @@ struct UseActivations {
 };
 
 }  // namespace
+
+TEST_CASE("products hold for whatever sizes of blocks a machine was tuned to") {
+  Rng rng(30);
+  const int64_t m = 70, n = 90, k = 1100;
+  const Tensor x = randn({m, k}, rng), w = randn({n, k}, rng);
+  const std::vector<float> want = definition(x, w, {});
+  for (Tunable* t : {&tuning::matmul_rows, &tuning::matmul_cols, &tuning::blas_products})
+    for (const int64_t value : {t->least, t->least + 13, (t->least + t->most) / 2, t->most}) {
+      INFO(t->name, " ", value);
+      t->set(value);
+      Tensor y = Tensor::filled({m, n}, 0.f);
+      kernel::matmul(y.data(), n, {x.data(), k, 1}, {w.data(), 1, k}, m, n, k);
+      CHECK(max_relative_error(y.values(), want) < 2e-6);
+      t->reset();
+    }
+}
 
 TEST_CASE("linear is x Wᵀ + b for every type of weight, however many rows") {
   const UseActivations exact(Activations::f32);

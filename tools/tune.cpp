@@ -2,6 +2,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -9,6 +10,7 @@
 #include "engine/tune.h"
 #include "engine/tuning.h"
 #include "ops/cpu.h"
+#include "ops/kernels.h"
 #include "ops/ops.h"
 #include "ops/quant.h"
 #include "tensor/parallel.h"
@@ -68,6 +70,25 @@ TuningTask decoding_task() {
           }};
 }
 
+// Products of BERT-base and of a small model's training: linear layers of a sentence and of a long text, and small ones
+TuningTask matmul_task() {
+  struct Shape { Tensor a, b, c; int64_t times; };
+  std::vector<Shape> shapes;
+  Rng rng(3);
+  for (const auto& [m, n, k, times] : std::initializer_list<std::array<int64_t, 4>>{{512, 768, 768, 1}, {128, 3072, 768, 1}, {128, 768, 3072, 1}, {512, 576, 64, 4}, {48, 96, 64, 40}})
+    shapes.push_back({randn({m, k}, rng), randn({n, k}, rng), Tensor({m, n}), times});
+  std::vector<Tunable*> tunables{&tuning::matmul_rows, &tuning::matmul_cols};
+  if (kernel::matmul.isa(kernel::matmul.chosen()) == Isa::blas) tunables.push_back(&tuning::blas_products);
+  return {"products", tunables, [shapes] {
+            return seconds([&] {
+              for (const Shape& s : shapes) {
+                const int64_t m = s.a.dim(0), n = s.b.dim(0), k = s.a.dim(1);
+                for (int64_t i = 0; i < s.times; ++i) kernel::matmul(s.c.data(), n, {s.a.data(), k, 1}, {s.b.data(), 1, k}, m, n, k);
+              }
+            });
+          }};
+}
+
 void run(const Options& o) {
   set_default_threads({.threads = o.threads});
   const std::string path = o.profile.empty() ? tuning_path() : o.profile;
@@ -77,7 +98,7 @@ void run(const Options& o) {
   options.turns = o.turns, options.most = o.most, options.stop = interrupted;
   options.progress = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
   nlohmann::ordered_json tasks = nlohmann::ordered_json::array();
-  for (const TuningTask& task : {attention_task(), decoding_task()}) {
+  for (const TuningTask& task : {attention_task(), decoding_task(), matmul_task()}) {
     const Tuned tuned = tune(task, options);
     nlohmann::ordered_json values;
     for (const Tunable* t : task.tunables) {

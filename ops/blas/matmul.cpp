@@ -6,11 +6,9 @@
 
 #include "ops/backends.h"
 #include "ops/kernels.h"
+#include "ops/tuning.h"
 
 namespace kvt {
-
-// Below this many products our own blocked kernel wins: the library's call has a price.
-static constexpr double smallest = 64.0 * 64 * 64;
 
 static void matmul_blas(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k) {
   constexpr int64_t limit = std::numeric_limits<int>::max();      // of the library's integers
@@ -19,7 +17,7 @@ static void matmul_blas(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int
   const bool fits = m <= limit && n <= limit && k <= limit && lda <= limit && ldb <= limit && ldc <= limit;
   // A row stride may be anything for a single row, but the library checks it.
   const bool leading = lda >= (a.col == 1 ? k : m) && ldb >= (b.col == 1 ? n : k) && ldc >= n;
-  if (!strides || !fits || !leading || double(m) * double(n) * double(k) < smallest) {
+  if (!strides || !fits || !leading || double(m) * double(n) * double(k) < double(tuning::blas_products())) {      // the library's call has a price
     blocked_matmul(c, ldc, a, b, m, n, k);
     return;
   }
