@@ -47,19 +47,17 @@ class Ahead {
   void begin(int64_t turns) { at_ = end_ = ranges_, rows_ = 0, turns_ = turns; }
   // `rows` rows of `bytes`, `stride` bytes apart; up to four times
   void expect(const void* from, int64_t rows, int64_t bytes, int64_t stride) {
-    if (rows > 0) *end_++ = {static_cast<const char*>(from), rows, bytes, stride}, rows_ += rows;
+    if (rows > 0) *end_++ = {static_cast<const char*>(from), rows, bytes, stride}, each_ = pieces(rows_ += rows, turns_);
   }
   void ask() {
-    if (at_ == end_) return;
-    for (int64_t n = std::min(at_->rows, pieces(rows_, turns_)); n > 0; --n, --at_->rows, at_->from += at_->stride)
+    for (int64_t n = each_; n > 0 && at_ < end_; --n, at_->from += at_->stride, at_ += --at_->rows == 0)
       for (int64_t i = 0; i < at_->bytes; i += 64) __builtin_prefetch(at_->from + i, 0, 2);
-    if (at_->rows == 0) ++at_;
   }
 
  private:
   struct Range { const char* from; int64_t rows, bytes, stride; };
   Range ranges_[4], *at_ = ranges_, *end_ = ranges_;
-  int64_t rows_ = 0, turns_ = 1;
+  int64_t rows_ = 0, turns_ = 1, each_ = 0;
 };
 
 // n rows as F32: where they lie, or one behind the other in `buffer`, which F16 takes. Rows of one head that are kilobytes apart share few sets of
@@ -114,10 +112,9 @@ class Job {
   void finish(float* lse) const {
     for (int64_t i = 0; i < panels_; ++i) {
       const Queries x = panel(i);
-      for (int64_t t = x.t0; t < x.t1; ++t) {
-        if (p_.first(x.t0) >= p_.limit(b_, x.t1 - 1)) std::fill_n(y_ + place(x.h, t), D_, 0.f);
-        if (lse) lse[((b_ * p_.Hkv + hk_) * p_.T + t) * p_.G + x.h - hk_ * p_.G] = ln_2 * (x.m[t - x.t0] + std::log2(x.l[t - x.t0]));
-      }
+      const bool nothing = p_.first(x.t0) >= p_.limit(b_, x.t1 - 1);
+      for (int64_t t = x.t0; nothing && t < x.t1; ++t) std::fill_n(y_ + place(x.h, t), D_, 0.f);
+      for (int64_t t = x.t0; lse && t < x.t1; ++t) lse[((b_ * p_.Hkv + hk_) * p_.T + t) * p_.G + x.h - hk_ * p_.G] = ln_2 * (x.m[t - x.t0] + std::log2(x.l[t - x.t0]));
     }
   }
 
