@@ -1,8 +1,7 @@
 // C += A B, three ways: the definition, one register tile of it, and whole products blocked for the caches.
 //
-// The blocked product is that of BLIS (Van Zee and van de Geijn 2015). Around the tile run five loops:
-//
-// The sizes are tunables (ops/tuning.h):
+// The blocked product is that of BLIS (Van Zee and van de Geijn 2015). Around the tile run five loops, whose mc and
+// nc are tunables (ops/tuning.h):
 //
 //   for jc in N by nc,  for pc in K by kc:       pack B[pc.., jc..] into panels [kc, cols], which stay in L2
 //     for ic in M by mc:                         pack A[ic.., pc..] into panels [kc, rows], which stay in L2
@@ -79,7 +78,8 @@ void blocked(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int
   const int64_t row = flip ? 1 : ldc, col = flip ? ldc : 1;
   if (flip) std::swap(m, n), std::swap(a, b), a = transposed(a), b = transposed(b);
   const PanelSource rows = rows_of(a), columns = columns_of(b);
-  const int64_t m_step = std::max<int64_t>(1, tuning::matmul_rows() / of.rows) * of.rows, n_step = std::max<int64_t>(1, tuning::matmul_cols() / of.cols) * of.cols, kc = numbers_of_panel(of, k);
+  const int64_t m_step = std::max<int64_t>(1, tuning::matmul_rows() / of.rows) * of.rows, n_step = std::max<int64_t>(1, tuning::matmul_cols() / of.cols) * of.cols;
+  const int64_t kc = numbers_of_panel(of, k);
   auto* const a_packed = reinterpret_cast<std::byte*>(a_buffer.floats((std::min(m, m_step) + of.rows) * kc * of.bytes / 4));
   auto* const b_packed = reinterpret_cast<std::byte*>(b_buffer.floats((std::min(n, n_step) + of.cols) * kc * of.bytes / 4));
 
