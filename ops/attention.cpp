@@ -99,7 +99,7 @@ class Job {
 
   void run() {
     for (int64_t i = 0; i < panels_; ++i) start(panel(i));
-    const bool together = panels_ > 2 && end_ - begin_ > 64;          // fewer rows fit the L1 cache wherever they lie
+    const bool together = panels_ >= tuning::gather_panels() && end_ - begin_ > 64;          // fewer rows fit the L1 cache wherever they lie
     for (int64_t j = begin_; j < end_; j += block_) {
       const int64_t n = std::min(block_, end_ - j), at = p_.key(b_, j, hk_);
       const Floats kj = floats(keys_, k_, at, n, D_, together), vj = floats(values_, v_, at, n, D_, together);

@@ -32,6 +32,13 @@ Tunable query_block("attention.query_block", "queries that meet a block of keys 
                     [] { return std::clamp<int64_t>(caches().l2 / 10 / (2 * 64 * int64_t(sizeof(float))) / 48 * 48, 96, 384); });
 Tunable key_block("attention.key_block", "keys that a panel of queries meets at once", 8, 1 << 14, [] { return int64_t(kernel::attention_scores.best().traits.block); });
 Tunable panel_queries("attention.panel_queries", "queries whose scores are computed side by side", 4, 48, [] { return int64_t(kernel::attention_scores.best().traits.most); });
+// Rows kilobytes apart share few sets of the L1 cache. On ARM the tiles load them long before they use them, and in modelled cycles copies do not pay.
+#if defined(__aarch64__)
+constexpr int64_t gather_from = 1 << 20;
+#else
+constexpr int64_t gather_from = 3;
+#endif
+Tunable gather_panels("attention.gather_panels", "panels of queries from which a block of keys and values is copied together", 1, 1 << 20, [] { return gather_from; });
 Tunable few_keys("attention.few_keys", "keys that few queries meet at once", 16, 256, [] { return int64_t{64}; });
 
 // Panels of A and of B in the L2 cache: some hundred KB

@@ -44,6 +44,7 @@ namespace tuning {
 extern Tunable query_block;      // queries of a job, over the heads that share one head of keys
 extern Tunable key_block;        // keys that a panel of queries meets at once
 extern Tunable panel_queries;    // queries that share a tile, in whole vectors and as many as the kernels take
+extern Tunable gather_panels;    // panels from which the rows of a block are copied together
 extern Tunable few_keys;         // the same for few queries (ops/attention_few.cpp)
 
 // products (ops/matmul_kernels.cpp)

@@ -80,7 +80,7 @@ TEST_CASE("results hold for whatever sizes of blocks a machine was tuned to") {
   const Tensor q = randn({2, 150, 4, 24}, rng), k = randn({2, 170, 2, 24}, rng), v = randn({2, 170, 2, 24}, rng);
   const Tensor q1 = randn({2, 2, 4, 24}, rng);
   const Sizes z1{2, 2, 170, 4, 2, 24, true, {170, 90}};
-  Tunable* const all[] = {&tuning::query_block, &tuning::key_block, &tuning::panel_queries, &tuning::few_keys};
+  Tunable* const all[] = {&tuning::query_block, &tuning::key_block, &tuning::panel_queries, &tuning::gather_panels, &tuning::few_keys};
   for (Tunable* t : all)
     for (const int64_t value : {t->least, t->least + 13, (t->least + t->most) / 2, t->most}) {
       INFO(t->name, " ", value);

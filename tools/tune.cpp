@@ -47,7 +47,7 @@ TuningTask attention_task() {
   Rng rng(1);
   for (const int64_t S : {128, 512, 1024})
     shapes.push_back({randn({1, S, 12, 64}, rng), randn({1, S, 12, 64}, rng), randn({1, S, 12, 64}, rng), std::max<int64_t>(1, (512 * 512) / (S * S))});
-  return {"attention", {&tuning::query_block, &tuning::key_block, &tuning::panel_queries}, [shapes] {
+  return {"attention", {&tuning::query_block, &tuning::key_block, &tuning::panel_queries, &tuning::gather_panels}, [shapes] {
             return seconds([&] {
               for (const Shape& s : shapes)
                 for (int64_t i = 0; i < s.times; ++i) attention(s.q, s.k, s.v, {});
