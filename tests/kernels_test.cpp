@@ -177,7 +177,8 @@ void matmul_tile_precision() {
   const auto& tiles = kernel::matmul_tile;
   constexpr int64_t k = 384;
   for (int v = 0; v < tiles.variants(); ++v) {
-    const auto& [fn, tile] = tiles.variant(v);
+    const auto fn = tiles.variant(v).fn;
+    const kernel::Tile& tile = tiles.variant(v).traits;
     const int64_t rows = tile.rows, cols = tile.cols, filled = (k + tile.step - 1) / tile.step * tile.step;
     INFO("matmul_tile ", std::string(isa_name(tiles.isa(v))));
     const auto product = [&](const Floats& a, const Floats& b) {      // of rows of a and of b
