@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "engine/hyperparameters.h"
+#include "ops/interleave.h"
 
 namespace kvt {
 
@@ -97,6 +98,23 @@ void describe_vit(Gguf& gguf, const VitConfig& c, const Normalisation& n) {
   gguf.set("vit.qkv_bias", c.qkv_bias);
   gguf.set("vit.image_mean", n.mean);
   gguf.set("vit.image_std", n.std);
+}
+
+void arrange_weights(Bert& model) {
+  std::vector<Tensor> weights;
+  int64_t all = 0;
+  model.each_linear([&](const std::string&, Linear& linear) {
+    if (!linear.weight.tensor.storage().mapped()) return;
+    weights.push_back(linear.weight);
+    all += (weights.back().bytes() + 63) / 64 * 64;
+  });
+  if (weights.empty()) return;
+  const Storage block = Storage::allocate_large(size_t(all));
+  int64_t at = 0;
+  for (const Tensor& w : weights) {
+    move(w, block.part(size_t(at), size_t(w.bytes())));
+    at += (w.bytes() + 63) / 64 * 64;
+  }
 }
 
 }  // namespace kvt

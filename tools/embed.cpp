@@ -66,6 +66,7 @@ void run(const Options& o) {
   std::vector<float> query;
   if (!o.query.empty()) query = embed(*model, *tokenizer, std::span(&o.query, 1), most, 1)[0].vector;
   std::vector<Near> nearest;
+  if (lines.size() > size_t(o.batch)) arrange_weights(*model);
   const size_t piece = size_t(o.batch) * 32;        // sorted by length within; printed as they are done
   for (size_t begin = 0; begin < lines.size(); begin += piece) {
     size_t line = begin;

@@ -19,6 +19,7 @@ int main(int argc, char** argv) try {
   set_default_threads({.threads = std::atoi(argv[2])});
   const Gguf gguf = Gguf::open(argv[1]);
   const auto bert = load_bert(gguf);
+  arrange_weights(*bert);
   for (int64_t B = 0, S = 0; std::cin >> B >> S;) {
     require(B >= 1 && S >= 1 && S <= bert->config().context, "encoder_bench: ", B, " texts of ", S, " tokens");
     Ids ids(static_cast<size_t>(B * S));
