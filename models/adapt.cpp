@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "ops/low_rank.h"
 #include "ops/precision.h"
 #include "ops/quant.h"
 
@@ -18,8 +19,12 @@ std::shared_ptr<Lora> Lora::init(int64_t in, int64_t out, int64_t rank, float al
 
 // s where it is cheapest: on r numbers a token
 Tensor Lora::operator()(const Tensor& x, const Tensor& y) const {
-  if (fast && !Tape::current()) return add_product(y, linear(x, a), fast);
   return add_linear(y, kvt::scale(linear(x, a), scale), b);
+}
+
+bool Lora::add_to(float* y, const float* x, int64_t rows) const {
+  if (fast) add_low_rank(y, x, rows, {a, fast});
+  return bool(fast);
 }
 
 void Lora::freeze() {

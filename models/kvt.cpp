@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "ops/low_rank.h"
+
 namespace kvt {
 
 Kvt::Kvt(const KvtConfig& c)
@@ -147,12 +149,23 @@ std::shared_ptr<Lora> GeneratedCore::folded() const {
   return std::make_shared<Lora>(a, matmul(b, core), scale);
 }
 
-Tensor GeneratedCore::operator()(const Tensor& x, const Tensor& y) const {
+// The cores of this pass, for `rows` rows
+static const Tensor& cores_of_pass(const Kvt* kvt, int64_t rows) {
   const AdapterPass& pass = AdapterPass::current();
-  require(pass.cores && pass.maker == kvt.get(), "kvt: the cores of this pass have not been made");
-  const Tensor core = core_product(pass.cores, layer, kvt->config().size, linear(x, a));
-  if (fast && !Tape::current()) return add_product(y, core, fast);
-  return y + linear(kvt::scale(core, scale), b);
+  require(pass.cores && pass.maker == kvt && rows % pass.cores.dim(0) == 0, "kvt: the cores of this pass have not been made");
+  return pass.cores;
+}
+
+Tensor GeneratedCore::operator()(const Tensor& x, const Tensor& y) const {
+  const Tensor& cores = cores_of_pass(kvt.get(), x.shape().leading().numel());
+  return y + linear(kvt::scale(core_product(cores, layer, kvt->config().size, linear(x, a)), scale), b);
+}
+
+bool GeneratedCore::add_to(float* y, const float* x, int64_t rows) const {
+  if (!fast) return false;
+  const Tensor& cores = cores_of_pass(kvt.get(), rows);
+  add_low_rank(y, x, rows, {a, fast, cores.data() + layer * kvt->config().size * a.dim(0), cores.dim(1), rows / cores.dim(0)});
+  return true;
 }
 
 KvtLm::KvtLm(std::shared_ptr<CausalLm> model, std::shared_ptr<const Kvt> kvt) : model_(std::move(model)), kvt_(std::move(kvt)) {

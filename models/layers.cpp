@@ -9,32 +9,44 @@ Linear::Linear(int64_t in, int64_t out, bool has_bias) : weight(Shape{out, in}) 
   if (has_bias) bias = Parameter(Shape{out});
 }
 
-Tensor Linear::with(const Tensor& w, const Tensor& x) const {
-  const AdapterPass::Rows rows = AdapterPass::current().rows;
+using Rows = AdapterPass::Rows;
+
+Tensor Linear::with(const Tensor& w, const Tensor& x) const { return adapted(x, linear(input(x), w, bias)); }
+
+Tensor Linear::input(const Tensor& x) const {
+  const Rows rows = AdapterPass::current().rows;
   Tensor in = x;
   for (const auto& adapter : adapters) {
-    if (rows == AdapterPass::Rows::adapted || adapter->of_base) {
+    if (rows == Rows::adapted || adapter->of_base) {
       in = adapter->input(in);
-    } else if (rows == AdapterPass::Rows::twins) {
+    } else if (rows == Rows::twins) {
       const Tensor part = adapted_rows(in), changed = adapter->input(part);
       if (!changed.same(part)) in = twins(base_rows(in), changed);
     }
   }
-  Tensor y = linear(in, w, bias);
+  return in;
+}
+
+Tensor Linear::adapted(const Tensor& x, const Tensor& y) const {
+  const Rows rows = AdapterPass::current().rows;
+  const bool inference = !Tape::current();
+  Tensor z = y;
   for (const auto& adapter : adapters) {
-    if (rows == AdapterPass::Rows::adapted || adapter->of_base) {
-      y = (*adapter)(x, y);
-    } else if (rows == AdapterPass::Rows::base) {
+    const bool all = rows == Rows::adapted || adapter->of_base;
+    if (!all && rows == Rows::base) continue;
+    const int64_t T = x.shape().leading().numel(), first = all ? 0 : T / 2;
+    if (inference && adapter->add_to(z.data() + first * z.dim(-1), x.data() + first * x.dim(-1), T - first)) continue;
+    if (all) {
+      z = (*adapter)(x, z);
+    } else if (const Tensor part = adapted_rows(z), changed = (*adapter)(adapted_rows(x), part); changed.same(part)) {
       continue;
-    } else if (const Tensor part = adapted_rows(y), changed = (*adapter)(adapted_rows(x), part); changed.same(part)) {
-      continue;
-    } else if (Tape::current()) {
-      y = twins(base_rows(y), changed);
+    } else if (!inference) {
+      z = twins(base_rows(z), changed);
     } else {
-      std::copy_n(changed.data(), changed.size(), y.data() + changed.size());      // y is this layer's own
+      std::copy_n(changed.data(), changed.size(), z.data() + changed.size());      // z is this layer's own
     }
   }
-  return y;
+  return z;
 }
 
 Tensor pooled(const Tensor& states, const std::vector<int32_t>& lengths, Pooling pooling) {

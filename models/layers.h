@@ -14,6 +14,8 @@ struct Adapter {
   virtual ~Adapter() = default;
   virtual Tensor input(const Tensor& x) const { return x; }      // for W alone: all adapters see the layer's own x
   virtual Tensor operator()(const Tensor& x, const Tensor& y) const = 0;
+  // In inference: whether that is y += f(x), which is then done to `rows` rows in place.
+  virtual bool add_to(float* /*y*/, const float* /*x*/, int64_t /*rows*/) const { return false; }
 };
 
 // What adapters know, beside x and y, of the forward pass they take part in. It belongs to the thread while a Scope is alive.
@@ -53,6 +55,8 @@ struct Linear {
   Linear(int64_t in, int64_t out, bool has_bias = false);
   Tensor operator()(const Tensor& x) const { return with(weight, x); }
   Tensor with(const Tensor& w, const Tensor& x) const;           // another matrix in W's place: an output layer's may be the embedding's
+  Tensor input(const Tensor& x) const;                           // what W gets of x,
+  Tensor adapted(const Tensor& x, const Tensor& y) const;        // and what adapters make of its result, in whose memory it may lie
   template <class F> void fields(F&& f) { f("weight", weight); if (bias.shape.rank() > 0) f("bias", bias); }
 };
 

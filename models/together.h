@@ -1,4 +1,4 @@
-// Linear layers that share their input, computed as one where no adapter stands between (ops/linears.h).
+// Linear layers that share their input, computed as one where no adapter changes that (ops/linears.h).
 #pragma once
 #include <initializer_list>
 #include <vector>
@@ -11,13 +11,17 @@ namespace kvt {
 inline std::vector<Tensor> together(const Tensor& x, std::initializer_list<const Linear*> layers) {
   std::vector<WeightsAndBias> weights;
   std::vector<Tensor> y;
-  bool plain = !Tape::current();
+  bool one_input = !Tape::current();
   for (const Linear* layer : layers) {
-    plain = plain && layer->adapters.empty();
+    one_input = one_input && layer->input(x).same(x);
     weights.push_back({layer->weight.tensor, layer->bias.tensor});
   }
-  if (plain) return linears(x, weights);
-  for (const Linear* layer : layers) y.push_back((*layer)(x));
+  if (one_input) y = linears(x, weights);
+  auto of_layer = y.begin();
+  for (const Linear* layer : layers) {
+    if (one_input) *of_layer = layer->adapted(x, *of_layer), ++of_layer;
+    else y.push_back((*layer)(x));
+  }
   return y;
 }
 

@@ -96,32 +96,6 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose
   });
 }
 
-// add_product    z = y + h W        dy += dz        dh = dz Wᵀ        dW = hᵀ dz
-Tensor add_product(const Tensor& y, const Tensor& h, const Tensor& w) {
-  const int64_t r = h.dim(-1), N = y.dim(-1), T = y.shape().leading().numel();
-  require(w.shape() == Shape({r, N}) && h.shape().leading() == y.shape().leading(), "add_product: ", h.shape(), " and ", w.shape(), " do not fit ", y.shape());
-  constexpr int64_t few_rows = 4;                             // up to here packing costs more than it gains
-  const Precision precision = Tape::precision();
-  Tensor z(y.shape());
-  float* const to = z.data();
-  for_numbers(z.size(), [to, from = y.data()](int64_t begin, int64_t end) { std::copy(from + begin, from + end, to + begin); });
-  if (T <= few_rows && precision == Precision::f32) {
-    for_numbers(N, [&](int64_t begin, int64_t end) {
-      for (int64_t t = 0; t < T; ++t)
-        for (int64_t i = 0; i < r; ++i) kernel::axpy(to + t * N + begin, h.data()[t * r + i], w.data() + i * N + begin, end - begin);
-    });
-  } else {
-    multiply(to, N, {h.data(), r, 1}, {w.data(), N, 1}, T, N, r, precision);
-  }
-  if (!recording({y, h, w})) return z;
-  return on_backward(z, {y, h, w}, [=, kept = w.wants_grad() ? saved(h) : Kept(), y = y.gradient(), h = h.gradient(), z = z.gradient()] {
-    const Mat dz = {z.grad(), N, 1};
-    if (y.wants_grad()) for_numbers(y.size(), [dy = y.grad(), from = z.grad()](int64_t b, int64_t e) { for (int64_t i = b; i < e; ++i) dy[i] += from[i]; });
-    if (h.wants_grad()) multiply(h.grad(), r, dz, {w.data(), 1, N}, T, r, N, precision);
-    if (w.wants_grad()) multiply(w.grad(), N, {kept().data(), 1, r}, dz, r, N, T, precision);
-  });
-}
-
 // add_linear    z = y + h Wᵀ in y's place        dh = dz W        dW = dzᵀ h        (dy is dz: they are one)
 Tensor add_linear(const Tensor& y, const Tensor& h, const Tensor& w) {
   const int64_t r = h.dim(-1), N = y.dim(-1), T = y.shape().leading().numel();

@@ -61,8 +61,6 @@ Tensor mean(const Tensor& x, int axis);
 // --- products ---
 // A B, [.., m, k] [.., k, n]; either may be given transposed. The leading axes agree, or b has none and serves all.
 Tensor matmul(const Tensor& a, const Tensor& b, bool transpose_a = false, bool transpose_b = false);
-// y + h W;  y [.., N], h [.., r], W [r, N]: what a low-rank adapter adds, with W's rows as long as can be
-Tensor add_product(const Tensor& y, const Tensor& h, const Tensor& w);
 // y + h Wᵀ, in the memory of y, whose own numbers are gone;  y [.., N], h [.., r], W [N, r] F32. Of a y that no other step of backward reads.
 Tensor add_linear(const Tensor& y, const Tensor& h, const Tensor& w);
 // x Wᵀ + b;  x [.., K], W [N, K] of any dtype (quantized W included), b [N] or none.

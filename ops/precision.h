@@ -6,7 +6,7 @@
 // Mixed precision (Micikevicius et al. 2018; in BF16: Kalamkar et al. 2019), on request: all that is 16 bits wide under a Tape of
 // Precision::bf16.
 //
-//   products     round(A) round(B), added up in F32, forward and backward: linear, matmul, add_product, patch_embedding, the output matrix
+//   products     round(A) round(B), added up in F32, forward and backward: linear, matmul, add_linear, patch_embedding, the output matrix
 //                of a loss. Attention rounds q, k and v; its softmax and what comes behind are F32
 //   saved()      keeps BF16, one copy for all steps that need it: operands of products, arguments of activation functions
 //

@@ -1,6 +1,9 @@
 // The gradient of every operation against central differences, over shapes that reach each of its branches.
 #include "tests/main.h"
 
+#include <array>
+
+#include "ops/low_rank.h"
 #include "ops/quant.h"
 #include "tests/check.h"
 
@@ -101,14 +104,26 @@ TEST_CASE("gradients: sums") {
   check_all(cases);
 }
 
-TEST_CASE("gradients and value: y + h W, few rows and many") {
-  for (const int64_t T : {1, 3, 4, 5, 40}) {
-    Rng rng(uint64_t(20 + T));
-    const Tensors xs = {randn({T, 9}, rng), randn({T, 3}, rng), randn({3, 9}, rng)};
-    CHECK(max_relative_error(add_product(xs[0], xs[1], xs[2]).values(), (xs[0] + matmul(xs[1], xs[2])).values()) < 1e-6);
-    check_gradients("add_product", [](const Tensors& x) { return add_product(x[0], x[1], x[2]); }, xs, rng);
-  }
-  CHECK_THROWS_WITH_AS(add_product(Tensor::zeros({2, 9}), Tensor::zeros({2, 3}), Tensor::zeros({4, 9})), "add_product: [2, 3] and [4, 9] do not fit [2, 9]", Error);
+TEST_CASE("add_low_rank: in place what products of matrices give, with a core for some rows each or without") {
+  for (const auto& [T, r, q] : {std::array<int64_t, 3>{1, 3, 3}, {1, 20, 20}, {6, 4, 5}, {7, 8, 8}, {40, 3, 2}, {40, 20, 20}, {12, 24, 17}})
+    for (const int64_t each : {int64_t(0), int64_t(1), T}) {
+      if (each == 0 && q != r) continue;
+      Rng rng(uint64_t(20 + T));
+      const Tensor x = randn({T, 37}, rng), y = randn({T, 21}, rng), a = randn({r, 37}, rng), f = randn({q, 21}, rng);
+      const int64_t step = q * r + 5;
+      const Tensor cores = randn({T, step}, rng), h = linear(x, a), z = y.clone();
+      Tensor g = h;
+      if (each > 0) {
+        g = Tensor::zeros({T, q});
+        for (int64_t t = 0; t < T; ++t)
+          for (int64_t i = 0; i < q; ++i)
+            for (int64_t j = 0; j < r; ++j) g.data()[t * q + i] += cores.data()[t / each * step + 5 + i * r + j] * h.data()[t * r + j];
+      }
+      add_low_rank(z.data(), x.data(), T, {a, f, each > 0 ? cores.data() + 5 : nullptr, step, std::max<int64_t>(each, 1)});
+      CHECK(max_relative_error(z.values(), (y + matmul(g, f)).values()) < 1e-5);
+    }
+  const Tensor a = Tensor::zeros({3, 9}), f = Tensor::zeros({4, 9}), x = Tensor::zeros({1, 9});
+  CHECK_THROWS_WITH_AS(add_low_rank(x.data(), x.data(), 1, {a, f}), "add_low_rank: factors [3, 9] and [4, 9]", Error);
 }
 
 TEST_CASE("gradients: add_linear, in the place of a result that no other step reads") {

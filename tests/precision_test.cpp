@@ -78,7 +78,6 @@ TEST_CASE("products round their operands, forward and backward") {
   for (const int64_t T : {1, 3, 40, 300}) {
     cases.push_back({"linear", [](const Tensors& x) { return linear(x[0], x[1]); }, {randn({T, 37}, rng), randn({21, 37}, rng)}});
     cases.push_back({"linear with bias", [](const Tensors& x) { return linear(x[0], x[1], x[2]); }, {randn({T, 600}, rng), randn({9, 600}, rng), randn({9}, rng)}, {false, false, true}});
-    cases.push_back({"add_product", [](const Tensors& x) { return add_product(x[0], x[1], x[2]); }, {randn({T, 9}, rng), randn({T, 3}, rng), randn({3, 9}, rng)}, {true, false, false}});
   }
   for (const bool ta : {false, true})
     for (const bool tb : {false, true}) {

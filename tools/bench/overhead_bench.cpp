@@ -56,13 +56,13 @@ double seconds(const std::function<void()>& f) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-struct Variant {
+struct Contender {
   const char* name;
   std::unique_ptr<CausalLm> model;
   std::vector<double> decode = {}, read = {};       // seconds of each run
 };
 
-void measure(Variant& v) {
+void measure(Contender& v) {
   Session session(*v.model, {.context = prompt + text});
   std::vector<int32_t> ids(prompt);
   for (size_t i = 0; i < ids.size(); ++i) ids[i] = int32_t(1000 + i * 7919 % 40000);
@@ -104,24 +104,24 @@ int main(int argc, char** argv) try {
     const auto model = with_lora(gguf, false);
     merged_file = merged_model(gguf, *model, std::nullopt);
   }
-  std::vector<Variant> variants;
-  variants.push_back({"base", load_model(gguf)});
-  variants.push_back({"LoRA r = 8", with_lora(gguf, true)});
-  variants.push_back({"merged", load_model(merged_file)});
-  variants.push_back({"word level", with_words(gguf)});
-  variants.push_back({"fused", std::make_unique<Fused>(with_lora(gguf, true), Fusion{})});
-  const int64_t blocks = variants[0].model->layers();
-  variants.push_back({"fused, upper", std::make_unique<Fused>(with_lora(gguf, true, blocks * 5 / 12), Fusion{})});
+  std::vector<Contender> contenders;
+  contenders.push_back({"base", load_model(gguf)});
+  contenders.push_back({"LoRA r = 8", with_lora(gguf, true)});
+  contenders.push_back({"merged", load_model(merged_file)});
+  contenders.push_back({"word level", with_words(gguf)});
+  contenders.push_back({"fused", std::make_unique<Fused>(with_lora(gguf, true), Fusion{})});
+  const int64_t blocks = contenders[0].model->layers();
+  contenders.push_back({"fused, upper", std::make_unique<Fused>(with_lora(gguf, true, blocks * 5 / 12), Fusion{})});
   for (int run = 0; run <= runs; ++run)
-    for (Variant& v : variants) {
+    for (Contender& v : contenders) {
       if (run == 1) v.decode.clear(), v.read.clear();
       measure(v);
     }
   std::printf("%s, %d threads, %d runs: over the base alone, %%\n%-14s %-43s %s\n", argv[1], threads, runs, "", "decoding 64 tokens", "a prompt of 128 tokens");
-  for (const Variant& v : variants) {
+  for (const Contender& v : contenders) {
     const double decode = median(v.decode), read = median(v.read);
-    std::printf("%-14s %8.1f tokens/s %-24s %8.1f tokens/s %s\n", v.name, double(text) / decode, &v == &variants[0] ? "" : beside(v.decode, variants[0].decode).c_str(),
-                double(prompt) / read, &v == &variants[0] ? "" : beside(v.read, variants[0].read).c_str());
+    std::printf("%-14s %8.1f tokens/s %-24s %8.1f tokens/s %s\n", v.name, double(text) / decode, &v == &contenders[0] ? "" : beside(v.decode, contenders[0].decode).c_str(),
+                double(prompt) / read, &v == &contenders[0] ? "" : beside(v.read, contenders[0].read).c_str());
   }
 } catch (const std::exception& e) {
   std::fprintf(stderr, "%s\n", e.what());
