@@ -55,8 +55,8 @@ float log_sum_exp(const float* x, int64_t n);
 
 // C[m, n] += A B on all threads (ops/matmul.cpp); unless `add`, C = A B, or with a bias [n] added to each row. Of a batch, product i uses c + i batch.c
 // and so on.
-struct Batch { int64_t count = 1, c = 0, a = 0, b = 0; };
-void multiply(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k, Batch batch = {}, Precision precision = Precision::f32,
+struct Matrices { int64_t count = 1, c = 0, a = 0, b = 0; };
+void multiply(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k, Matrices batch = {}, Precision precision = Precision::f32,
               bool add = true, const float* bias = nullptr);
 inline void multiply(float* c, int64_t ldc, kernel::Mat a, kernel::Mat b, int64_t m, int64_t n, int64_t k, Precision precision, bool add = true) {
   multiply(c, ldc, a, b, m, n, k, {}, precision, add);

@@ -28,7 +28,7 @@ static Blocks cut(int64_t m, int64_t n, int64_t k, int64_t wanted) {
   return best;
 }
 
-void multiply(float* c, int64_t ldc, Mat a, Mat b, int64_t m, int64_t n, int64_t k, Batch batch, Precision precision, bool add, const float* bias) {
+void multiply(float* c, int64_t ldc, Mat a, Mat b, int64_t m, int64_t n, int64_t k, Matrices batch, Precision precision, bool add, const float* bias) {
   if (m == 0 || n == 0 || (k == 0 && add)) return;
   const Kernel<kernel::Matmul>& matmul = product(precision);
   load_backends();
