@@ -2,6 +2,7 @@
 #include "engine/c_api.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,6 +12,8 @@ namespace kvt::c_api {
 
 static thread_local Message thread_message;
 
+void raise(kvt_status status, std::initializer_list<Piece> parts) { throw StatusError(status, message(parts)); }
+
 static void keep(Message& message, std::string_view text) noexcept {
   size_t n = std::min(text.size(), sizeof message.text - 1);
   if (n < text.size())
@@ -18,6 +21,14 @@ static void keep(Message& message, std::string_view text) noexcept {
   std::memcpy(message.text, text.data(), n);
   message.text[n] = 0;
 }
+
+#ifdef PTHREAD_CANCEL_DISABLE           // Android has no pthread_cancel()
+Uncancelled::Uncancelled() noexcept { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before_); }
+Uncancelled::~Uncancelled() { pthread_setcancelstate(before_, nullptr); }
+#else
+Uncancelled::Uncancelled() noexcept = default;
+Uncancelled::~Uncancelled() = default;
+#endif
 
 static kvt_status status_of(Trouble trouble, kvt_status otherwise) noexcept {
   switch (trouble) {

@@ -26,12 +26,9 @@ struct StatusError : Error {
   kvt_status status;
   StatusError(kvt_status s, const std::string& message) : Error(message), status(s) {}
 };
+[[noreturn, gnu::cold]] void raise(kvt_status status, std::initializer_list<Piece> parts);
 template <class... Parts>
-[[noreturn]] void refuse(kvt_status status, const Parts&... parts) {
-  Complaint c;
-  (c.text << ... << parts);
-  throw StatusError(status, c.text.str());
-}
+[[noreturn]] void refuse(kvt_status status, const Parts&... parts) { raise(status, {Piece(parts)...}); }
 template <class... Parts>
 void expect(bool ok, const Parts&... parts) { if (!ok) [[unlikely]] refuse(KVT_INVALID_ARGUMENT, parts...); }
 template <class T>
@@ -51,10 +48,7 @@ struct Log {
   void* user = nullptr;
   template <class... Parts>
   void operator()(kvt_log_level level, const Parts&... parts) const {
-    if (!f) return;
-    Complaint line;
-    (line.text << ... << parts);
-    f(user, level, line.text.str().c_str());
+    if (f) f(user, level, message({Piece(parts)...}).c_str());
   }
 };
 
@@ -91,8 +85,18 @@ struct Call {
 };
 kvt_status failed(const Call& call) noexcept;        // of the exception that is being handled
 
+// While it lives, pthread_cancel() waits: unwinding by it would end the host where a destructor or noexcept is in the way.
+class Uncancelled {
+ public:
+  Uncancelled() noexcept;
+  ~Uncancelled();
+ private:
+  int before_ = 0;
+};
+
 template <class F>
 kvt_status guard(const Call& call, F&& f) noexcept {
+  const Uncancelled whole;
   try {
     std::optional<Budget::Scope> budget;
     std::optional<ThreadPool::Use> pool;
@@ -102,6 +106,12 @@ kvt_status guard(const Call& call, F&& f) noexcept {
   } catch (...) {
     return failed(call);
   }
+}
+
+template <class T>
+void release(T* handle) noexcept {
+  const Uncancelled whole;
+  delete handle;
 }
 
 // Options as far as the caller's header knew them; all defaults for null.

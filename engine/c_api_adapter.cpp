@@ -22,7 +22,7 @@ kvt_status kvt_adapter_open(kvt_model* model, kvt_source source, kvt_adapter** a
   });
 }
 
-void kvt_adapter_free(kvt_adapter* adapter) { delete adapter; }
+void kvt_adapter_free(kvt_adapter* adapter) { release(adapter); }
 
 kvt_status kvt_adapter_write(const kvt_adapter* adapter, const char* path) {
   return guard({.otherwise = KVT_IO_ERROR}, [&] { given(adapter, "adapter").state->file.write(&given(path, "path")); });

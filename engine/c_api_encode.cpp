@@ -81,7 +81,7 @@ kvt_status kvt_classifier_new(kvt_model* model, kvt_adapter* adapter, kvt_classi
   });
 }
 
-void kvt_classifier_free(kvt_classifier* classifier) { delete classifier; }
+void kvt_classifier_free(kvt_classifier* classifier) { release(classifier); }
 size_t kvt_classifier_count(const kvt_classifier* classifier) { return classifier ? classifier->settings.names.size() : 0; }
 const char* kvt_classifier_name(const kvt_classifier* classifier, size_t index) {
   return classifier && index < classifier->settings.names.size() ? classifier->settings.names[index].c_str() : nullptr;

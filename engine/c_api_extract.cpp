@@ -57,7 +57,7 @@ kvt_status kvt_extract(kvt_model* model, kvt_adapter* tuned, const kvt_data* dat
   });
 }
 
-void kvt_knowledge_free(kvt_knowledge* knowledge) { delete knowledge; }
+void kvt_knowledge_free(kvt_knowledge* knowledge) { release(knowledge); }
 
 kvt_status kvt_knowledge_get_info(const kvt_knowledge* knowledge, kvt_knowledge_info* info) {
   return guard({.otherwise = KVT_INVALID_ARGUMENT}, [&] {

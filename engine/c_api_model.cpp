@@ -13,9 +13,12 @@ std::unique_ptr<Bert> ModelState::encoder_view() const { return load_bert(gguf);
 
 static bool is_encoder(const Gguf& gguf) { return gguf.string("general.architecture") == "bert"; }
 
+static void check(kvt_access access) { expect(access == KVT_ACCESS_READ || access == KVT_ACCESS_MAP, "access: unknown ", int(access)); }
+
 static Shared open_model(const kvt_source& source, const kvt_model_options& o) {
   const auto m = std::make_shared<ModelState>();
   m->log = {o.log, o.log_user};
+  check(o.access);
   expect(o.memory_limit <= uint64_t(Budget::none), "memory_limit is ", o.memory_limit);
   m->budget = std::make_shared<Budget>(o.memory_limit ? int64_t(o.memory_limit) : Budget::none);
   m->pool = std::make_unique<ThreadPool>(ThreadPool::Options{.threads = o.threads});
@@ -51,6 +54,7 @@ static Shared open_model(const kvt_source& source, const kvt_model_options& o) {
 }
 
 static kvt_memory memory_needed(const kvt_source& source, const kvt_model_options& model, const kvt_session_options& session) {
+  check(model.access);
   uint64_t size = 0;
   const Gguf gguf = read_header(source, &size);
   kvt_memory m{};
@@ -81,7 +85,7 @@ kvt_status kvt_model_open(kvt_source source, const kvt_model_options* options, k
   });
 }
 
-void kvt_model_free(kvt_model* model) { delete model; }
+void kvt_model_free(kvt_model* model) { release(model); }
 
 kvt_status kvt_model_get_info(const kvt_model* model, kvt_model_info* info) {
   return guard({.otherwise = KVT_INVALID_ARGUMENT}, [&] {

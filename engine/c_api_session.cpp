@@ -40,9 +40,17 @@ kvt_status on(kvt_session* session, F&& f) noexcept {
   return status;
 }
 
-std::span<const float> evaluate(kvt_session& s, std::span<const int32_t> ids) {
-  s.scores = {};
-  return s.scores = s.engine->evaluate(ids);
+// f reads tokens. The scores of the next one are there after it, or are still those from before where it failed without having read any.
+template <class F>
+void scored(kvt_session& s, F&& f) {
+  const size_t before = s.engine->tokens().size();
+  try {
+    f();
+    s.scores = s.engine->scores();
+  } catch (...) {
+    if (s.engine->tokens().size() != before) s.scores = {};
+    throw;
+  }
 }
 
 // Reports the reading of prompts while it lives.
@@ -50,7 +58,7 @@ class Reading {
  public:
   explicit Reading(kvt_session& s) : engine_(*s.engine), report_(s.progress, s.progress_user) {
     engine_.on_progress([this](int64_t done, int64_t total) {
-      report_(KVT_STAGE_READING, uint64_t(done), uint64_t(total));
+      if (total > 1) report_(KVT_STAGE_READING, uint64_t(done), uint64_t(total));      // not the tokens that are written
       if (done < total) report_.stop_if_cancelled();
     });
   }
@@ -88,7 +96,7 @@ void change(kvt_session& s, std::vector<Use> uses, kvt_cache cache) {
     if (cache == KVT_CACHE_REEVALUATE && !read.empty()) {
       try {
         const Reading reading(s);
-        evaluate(s, read);
+        scored(s, [&] { s.engine->evaluate(read); });
       } catch (...) {                              // the old adapters on an empty session
         s.engine->truncate(0);
         if (fresh) std::swap(s.engine, fresh);
@@ -136,7 +144,7 @@ kvt_status kvt_session_new(kvt_model* model, const kvt_session_options* options,
   });
 }
 
-void kvt_session_free(kvt_session* session) { delete session; }
+void kvt_session_free(kvt_session* session) { release(session); }
 
 const char* kvt_session_message(const kvt_session* session) { return session ? session->message.text : ""; }
 
@@ -148,8 +156,8 @@ kvt_status kvt_evaluate(kvt_session* session, const int32_t* ids, size_t count, 
   return on(session, [&](kvt_session& s) {
     expect(ids != nullptr && count > 0, "ids: ", count);
     const Reading reading(s);
-    const auto scores = evaluate(s, {ids, count});
-    if (logits) *logits = scores.data();
+    scored(s, [&] { s.engine->evaluate({ids, count}); });
+    if (logits) *logits = s.scores.data();
   });
 }
 
@@ -199,7 +207,7 @@ kvt_status kvt_sampler_new(const kvt_sampler_options* options, kvt_sampler** sam
   });
 }
 
-void kvt_sampler_free(kvt_sampler* sampler) { delete sampler; }
+void kvt_sampler_free(kvt_sampler* sampler) { release(sampler); }
 
 static Sampler greedy() { return Sampler(sampler_options({})); }
 
@@ -214,7 +222,6 @@ kvt_status kvt_sample(kvt_session* session, kvt_sampler* sampler, int32_t* id) {
 static void write(kvt_session& s, std::span<const int32_t> prompt, const kvt_generate_options& o, kvt_token_fn token, void* user, kvt_generation* result) {
   expect(!prompt.empty(), "the prompt has no tokens");
   if (result) expect(result->struct_size >= sizeof(size_t), "result: struct_size is ", result->struct_size);
-  s.scores = {};
   Sampler likeliest = greedy();
   Utf8Stream utf8;
   const Tokenizer& tokenizer = *s.model->tokenizer;
@@ -224,8 +231,10 @@ static void write(kvt_session& s, std::span<const int32_t> prompt, const kvt_gen
     const std::string text = utf8.push(tokenizer.piece(id));
     return token(user, id, text.data(), text.size()) == 0;
   };
-  const Generation g = generate(*s.engine, tokenizer, prompt, counted(o.most, -1, INT32_MAX, "most"), o.sampler ? o.sampler->sampler : likeliest, on_token, o.ignore_end != 0);
-  if (const std::string rest = utf8.finish(); token && !rest.empty()) token(user, -1, rest.data(), rest.size());
+  const int64_t most = counted(o.most, -1, INT32_MAX, "most");
+  Generation g;
+  scored(s, [&] { g = generate(*s.engine, tokenizer, prompt, most, o.sampler ? o.sampler->sampler : likeliest, on_token, o.ignore_end != 0); });
+  if (const std::string rest = utf8.finish(); token && !rest.empty() && g.stop != Stop::cancelled) token(user, -1, rest.data(), rest.size());
   if (!result) return;
   kvt_generation r{};
   r.prompt_tokens = uint64_t(g.prompt_tokens);

@@ -36,6 +36,7 @@ class Session {
   void on_progress(std::function<void(int64_t done, int64_t total)> progress) { progress_ = std::move(progress); }
 
   const std::vector<int32_t>& tokens() const { return tokens_; }
+  std::span<const float> scores() const { return logits_.values(); }      // what evaluate() returned last; only after it
   int64_t context() const { return cache_.capacity(); }
   int64_t room() const { return cache_.capacity() - cache_.length(); }
   int64_t cache_bytes() const { return cache_.bytes(); }

@@ -16,7 +16,9 @@
  * Threads     A kvt_model, kvt_adapter, kvt_classifier and kvt_knowledge does not change: any number of threads may use one at the same
  *             time. A kvt_session and a kvt_sampler belong to one thread at a time; a second call on a session that is at work, also
  *             from within its own callbacks, is refused as KVT_BUSY. Callbacks come on the thread that made the call.
- *             Handles keep alive what they are made of: they may be freed in any order. Freeing NULL does nothing.
+ *             Handles keep alive what they are made of: they may be freed in any order, though not from within a call on them. Freeing NULL
+ *             does nothing. Threads of the library take no signals of the host. pthread_cancel() waits for the end of a call. After fork()
+ *             the child leaves handles of its parent alone: their threads are not there.
  * Options     Structs of options begin with struct_size; all other members may be zero, which is their default, and NULL stands for
  *             all defaults:   kvt_model_options o = {.struct_size = sizeof o, .threads = 2};   A program built with an older header goes on
  *             working. Results that are structs take their struct_size from the caller likewise.
@@ -253,10 +255,11 @@ KVT_API const char *kvt_session_message(const kvt_session *session);
 KVT_API kvt_status kvt_session_set_progress(kvt_session *session, kvt_progress_fn progress, void *user);
 
 /* Reads `count` ids (at least one) behind what is there. *logits, unless NULL, becomes the V scores of the next token: the session's own
- * array, the same as long as it lives, whose numbers change with the next call on it. KVT_CONTEXT_FULL when they do not fit: none is read then. After KVT_CANCELLED or a failure amid
- * the work the session holds the first so many of them: kvt_session_tokens tells. */
+ * array, the same as long as it lives, whose numbers change with the next call on it. KVT_CONTEXT_FULL when they do not fit: none is read
+ * then. After KVT_CANCELLED or a failure amid the work the session holds the first so many of them: kvt_session_tokens tells. */
 KVT_API kvt_status kvt_evaluate(kvt_session *session, const int32_t *ids, size_t count, const float **logits);
-/* The scores of the last kvt_evaluate (or kvt_generate) again; KVT_INVALID_ARGUMENT before the first. */
+/* The scores behind the last token that the session holds, of kvt_evaluate, kvt_generate or KVT_CACHE_REEVALUATE; KVT_INVALID_ARGUMENT where
+ * there are none: before the first, after kvt_session_truncate, after other changes of adapters, and after a failure amid reading. */
 KVT_API kvt_status kvt_logits(kvt_session *session, const float **logits, size_t *count);
 /* The tokens that the session holds: its own array, valid until the next call on it. Either result may be NULL. */
 KVT_API kvt_status kvt_session_tokens(kvt_session *session, const int32_t **ids, size_t *count);
@@ -327,8 +330,8 @@ typedef enum kvt_cache {
   KVT_CACHE_CLEAR = 2       /* the session is empty */
 } kvt_cache;
 
-/* Adapters add up. All four leave the session as it was when they fail; after KVT_CANCELLED amid reading anew too, for the adapters, and
- * the session holds fewer tokens. Scores of the next token are there only after KVT_CACHE_REEVALUATE.
+/* Adapters add up. All four leave the session as it was when they fail, but for KVT_CANCELLED or a lack of memory amid reading anew: it has its old
+ * adapters then, and is empty. Scores of the next token are there only after KVT_CACHE_REEVALUATE.
  * Of several adapters the last decides about fusion with the base, the others belong to the base then.
  *
  * Adds an adapter, at `scale` times its own strength (1 = as trained; 0 = none of it; negative is allowed). KVT_INVALID_ARGUMENT if it is

@@ -3,7 +3,7 @@
 // Quantized types store `block` consecutive elements of a row in `block_bytes` bytes; ops/quant.h draws each block.
 #pragma once
 #include <cstdint>
-#include <ostream>
+#include <string>
 
 namespace kvt {
 
@@ -29,6 +29,6 @@ int64_t byte_size(DType type, int64_t elements);
 
 inline bool is_float(DType t) { return t == DType::F32 || t == DType::F16 || t == DType::BF16; }
 inline bool is_quantized(DType t) { return info(t).block > 1; }
-inline std::ostream& operator<<(std::ostream& os, DType t) { return os << info(t).name; }
+inline void append(std::string& to, DType t) { to += info(t).name; }
 
 }  // namespace kvt

@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 
 #include <algorithm>
 #include <atomic>
@@ -32,6 +33,21 @@ std::vector<int> allowed_cores() {
   if (cores.empty()) cores.push_back(0);
   return cores;
 }
+
+// While it lives, threads that are made get no signals but those that they raise themselves, and a profiler's: the host's handlers run on the host's threads.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t most;
+    sigfillset(&most);
+    for (const int own : {SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGTRAP, SIGPROF}) sigdelset(&most, own);
+    pthread_sigmask(SIG_BLOCK, &most, &before_);
+  }
+  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+ private:
+  sigset_t before_;
+};
 
 void relax() {
 #if defined(__x86_64__)
@@ -143,6 +159,7 @@ ThreadPool::ThreadPool(Options options) : state_(std::make_unique<State>()) {
   state_->options = options;
   state_->shares = std::vector<State::Share>(size_t(options.threads));
   state_->workers.reserve(size_t(options.threads));
+  const SignalsBlocked theirs;
   for (int i = 1; i < options.threads; ++i) {
     try {
       state_->workers.emplace_back([s = state_.get(), i] { s->worker(size_t(i)); });

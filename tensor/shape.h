@@ -4,7 +4,6 @@
 #include <array>
 #include <cstdint>
 #include <initializer_list>
-#include <ostream>
 
 #include "tensor/error.h"
 
@@ -42,11 +41,6 @@ class Shape {
   Shape with_last(int64_t dim) const { Shape s = leading(); s.push_back(dim); return s; }
 
   friend bool operator==(const Shape& a, const Shape& b) { return std::equal(a.begin(), a.end(), b.begin(), b.end()); }
-  friend std::ostream& operator<<(std::ostream& os, const Shape& s) {
-    os << '[';
-    for (int i = 0; i < s.rank_; ++i) os << (i ? ", " : "") << s.dims_[i];
-    return os << ']';
-  }
 
  private:
   int checked(int i) const {
@@ -58,5 +52,7 @@ class Shape {
   std::array<int64_t, max_rank> dims_{};
   int rank_ = 0;
 };
+
+void append(std::string& to, const Shape& s);         // "[2, 3]"
 
 }  // namespace kvt

@@ -5,6 +5,15 @@
 
 namespace kvt {
 
+void append(std::string& to, const Shape& s) {
+  to += '[';
+  for (int i = 0; i < s.rank(); ++i) {
+    if (i) to += ", ";
+    append(to, s[i]);
+  }
+  to += ']';
+}
+
 Tensor::Tensor(const Shape& shape, DType dtype) : Tensor(shape, dtype, Storage::allocate(size_t(byte_size(dtype, shape.numel())))) {}
 
 Tensor::Tensor(const Shape& shape, DType dtype, Storage storage) : impl_(std::make_shared<Impl>()) {

@@ -7,30 +7,15 @@
 #include "engine/embed.h"
 #include "engine/fingerprint.h"
 #include "engine/json.h"
-#include "engine/kvt.h"
 #include "engine/load_encoder.h"
 #include "engine/text_classes.h"
-#include "tests/check.h"
+#include "tests/c_api.h"
 #include "tests/small_bert.h"
 #include "tests/small_llama.h"
 
 using namespace kvt;
 
 namespace {
-
-void ok(kvt_status status) { REQUIRE_MESSAGE(status == KVT_OK, std::string(kvt_message())); }
-
-const std::string tiny = project_path("tools/demo/tiny.gguf");
-
-struct OpenModel {
-  kvt_model* p = nullptr;
-  explicit OpenModel(const std::string& path = tiny, uint64_t limit = 0) {
-    kvt_model_options o = {};
-    o.struct_size = sizeof o, o.threads = 2, o.memory_limit = limit;
-    ok(kvt_model_open(kvt_path(path.c_str()), &o, &p));
-  }
-  ~OpenModel() { kvt_model_free(p); }
-};
 
 // Paragraphs of the demonstration's text
 struct Data {
@@ -258,7 +243,9 @@ TEST_CASE("refusals of adaptation") {
   uint64_t now = 0, need = 0;
   ok(kvt_memory_used(model.p, &now, nullptr));
   ok(kvt_adapt_memory_needed(model.p, &o, &need));
-  const OpenModel small(tiny, now + need / 8);
+  kvt_model_options limited = {};
+  limited.memory_limit = now + need / 8;
+  const OpenModel small(kvt_path(tiny.c_str()), limited);
   CHECK(kvt_adapt(small.p, &data.data, &o, &adapter) == KVT_MEMORY_LIMIT);
   uint64_t after = 0;
   ok(kvt_memory_used(small.p, &after, nullptr));
@@ -357,7 +344,7 @@ TEST_CASE("embedding is the engine's, from several threads, and is cancelled") {
   for (int i = 0; i < 40; ++i) texts.push_back(std::string("the cat sat on a mat the").substr(0, size_t(4 + i % 20)));
   std::vector<kvt_text> views;
   for (const std::string& t : texts) views.push_back({t.data(), t.size()});
-  const OpenModel model(folder / "bert.gguf");
+  const OpenModel model(kvt_path((folder / "bert.gguf").c_str()));
   kvt_model_info info = {};
   info.struct_size = sizeof info;
   ok(kvt_model_get_info(model.p, &info));

@@ -2,35 +2,26 @@
 #include "tests/main.h"
 
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <clocale>
 #include <cstring>
+#include <fstream>
 #include <locale>
+#include <map>
 #include <thread>
 
 #include "engine/adapter.h"
 #include "engine/fingerprint.h"
 #include "engine/generate.h"
-#include "engine/kvt.h"
-#include "tests/check.h"
+#include "tests/c_api.h"
 #include "tests/small_llama.h"
 
 using namespace kvt;
 
 namespace {
-
-void ok(kvt_status status) { REQUIRE_MESSAGE(status == KVT_OK, std::string(kvt_message())); }
-
-const std::string tiny = project_path("tools/demo/tiny.gguf");
-
-struct OpenModel {
-  kvt_model* p = nullptr;
-  explicit OpenModel(kvt_source source = kvt_path(tiny.c_str()), const kvt_model_options* options = nullptr) {
-    ok(kvt_model_open(source, options, &p));
-  }
-  ~OpenModel() { kvt_model_free(p); }
-};
 
 struct OpenSession {
   kvt_session* p = nullptr;
@@ -90,8 +81,8 @@ TEST_CASE("a model from a path, a mapping, a descriptor amid a file, and memory 
   const std::string expected = story(OpenModel());
   CHECK(expected.size() > 20);
   kvt_model_options map = {};
-  map.struct_size = sizeof map, map.access = KVT_ACCESS_MAP;
-  CHECK(story(OpenModel(kvt_path(tiny.c_str()), &map)) == expected);
+  map.access = KVT_ACCESS_MAP;
+  CHECK(story(OpenModel(kvt_path(tiny.c_str()), map)) == expected);
 
   const TemporaryFolder folder;
   const std::string bytes = bytes_of(tiny), package = folder / "package";
@@ -175,7 +166,7 @@ TEST_CASE("a limit on memory is kept, and what it refuses leaves all as it was")
     kvt_model_free(model);
   }
   mo.memory_limit = need.total;
-  const OpenModel model(kvt_path(tiny.c_str()), &mo);
+  const OpenModel model(kvt_path(tiny.c_str()), mo);
   const OpenSession session(model, &so);
   CHECK(written(session.p, "Once upon a time", 24) == story(OpenModel()));
 }
@@ -263,6 +254,72 @@ TEST_CASE("the scores of the engine; truncating and reading again gives them aga
   ok(kvt_logits(session.p, &logits, &n));
   CHECK(max_relative_error({logits, n}, got) < 1e-3);        // another kernel for one token than for five
 }
+
+TEST_CASE("scores are there behind the last token that is held, and a refusal leaves them") {
+  const OpenModel model;
+  const OpenSession written(model), read(model);
+  const kvt_generate_options o = {sizeof o, 6, 1, nullptr};
+  kvt_generation g = {};
+  g.struct_size = sizeof g;
+  ok(kvt_generate_text(written.p, "Once upon a time", KVT_TEXT_END, &o, nullptr, nullptr, &g));
+  const float *after, *expected, *still;
+  size_t V;
+  ok(kvt_logits(written.p, &after, &V));
+  const std::vector<int32_t> held = written.tokens();
+  CHECK(held.size() == g.prompt_tokens + 5);
+  ok(kvt_evaluate(read.p, held.data(), held.size(), &expected));
+  CHECK(max_relative_error({after, V}, {expected, V}) < 3e-2);      // read one by one, and together: activations are rounded apart
+  const int32_t wrong = -1;
+  CHECK(kvt_evaluate(written.p, &wrong, 1, nullptr) == KVT_INVALID_ARGUMENT);
+  ok(kvt_logits(written.p, &still, nullptr));
+  CHECK(still == after);
+  CHECK(written.tokens() == held);
+  ok(kvt_session_truncate(written.p, 3));
+  CHECK(kvt_logits(written.p, nullptr, nullptr) == KVT_INVALID_ARGUMENT);
+}
+
+#ifdef __x86_64__            // an emulator has masks of its own; a static program, as those for ARM are, cannot unwind a thread
+TEST_CASE("threads of a model take none of the host's signals") {
+  const auto blocked = [] {                          // of each thread of the process: the mask of its blocked signals
+    std::map<std::string, uint64_t> masks;
+    for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+      std::ifstream status(task.path() / "status");
+      for (std::string line; std::getline(status, line);)
+        if (line.starts_with("SigBlk:")) masks[task.path().filename().string()] = std::stoull(line.substr(7), nullptr, 16);
+    }
+    return masks;
+  };
+  const auto before = blocked();
+  kvt_model_options o = {};
+  o.threads = 4;
+  const OpenModel model(kvt_path(tiny.c_str()), o);
+  int made = 0;
+  for (const auto& [thread, mask] : blocked())
+    if (!before.contains(thread)) {
+      ++made;
+      for (const int s : {SIGINT, SIGTERM, SIGUSR1, SIGALRM, SIGCHLD}) CHECK((mask >> (s - 1) & 1) == 1);
+    }
+  CHECK(made == 3);
+}
+
+TEST_CASE("a thread that is cancelled finishes its call") {
+  struct { kvt_status status = KVT_ERROR; kvt_model* model = nullptr; } seen;
+  const auto body = [](void* user) -> void* {
+    auto& s = *static_cast<decltype(seen)*>(user);
+    pthread_cancel(pthread_self());                  // takes effect at the next read, if nothing is in its way
+    s.status = kvt_model_open(kvt_path(tiny.c_str()), nullptr, &s.model);
+    kvt_model_free(s.model);
+    pthread_testcancel();
+    return nullptr;
+  };
+  pthread_t thread;
+  REQUIRE(pthread_create(&thread, nullptr, body, &seen) == 0);
+  void* end = nullptr;
+  pthread_join(thread, &end);
+  CHECK(end == PTHREAD_CANCELED);
+  CHECK(seen.status == KVT_OK);
+}
+#endif
 
 TEST_CASE("a chat in the format that is asked for") {
   const OpenModel model;
@@ -451,6 +508,12 @@ TEST_CASE("every refusal has its status and a message") {
   CHECK(kvt_model_open(kvt_bytes(bytes.data() + 1, 100), nullptr, &m) == KVT_INVALID_ARGUMENT);
   CHECK(kvt_model_open(kvt_path(nullptr), nullptr, &m) == KVT_INVALID_ARGUMENT);
   CHECK(kvt_model_open(kvt_path(tiny.c_str()), nullptr, nullptr) == KVT_INVALID_ARGUMENT);
+  kvt_model_options strange = {};
+  strange.struct_size = sizeof strange, strange.access = kvt_access(3);
+  CHECK(kvt_model_open(kvt_path(tiny.c_str()), &strange, &m) == KVT_INVALID_ARGUMENT);
+  CHECK(kvt_memory_needed(kvt_path(tiny.c_str()), &strange, nullptr, &need) == KVT_INVALID_ARGUMENT);
+  strange.access = KVT_ACCESS_READ, strange.threads = -1;
+  CHECK(kvt_model_open(kvt_path(tiny.c_str()), &strange, &m) != KVT_OK);
   kvt_model_options none = {};
   CHECK(kvt_model_open(kvt_path(tiny.c_str()), &none, &m) == KVT_INVALID_ARGUMENT);      // struct_size was forgotten
   struct { kvt_model_options known; uint64_t more[2]; } newer = {};
@@ -468,6 +531,7 @@ TEST_CASE("every refusal has its status and a message") {
   const std::vector<int32_t> many(kvt_session_context(session.p) + 1, 5);
   CHECK(kvt_evaluate(session.p, many.data(), many.size(), nullptr) == KVT_CONTEXT_FULL);
   CHECK(session.tokens().empty());
+  CHECK(kvt_logits(session.p, nullptr, nullptr) == KVT_INVALID_ARGUMENT);
   CHECK(kvt_evaluate(nullptr, many.data(), 1, nullptr) == KVT_INVALID_ARGUMENT);
   CHECK(kvt_evaluate(session.p, nullptr, 1, nullptr) == KVT_INVALID_ARGUMENT);
   int32_t id;
