@@ -57,6 +57,9 @@ inline void dot_tile(float* y, int64_t ldy, const B* w, const Q8Block* x, int64_
     for (int t = 0; t < T; ++t) y[t * ldy + r] = vaddvq_f32(sums[r][t]) + offsets[r][t];
 }
 
+template <class B>
+[[gnu::noinline]] void dot_one(float* y, const B* w, const Q8Block* x, int64_t n) { dot_tile<B, 1, 1>(y, 1, w, x, n); }
+
 // All rows of weights with T rows of activations, T = 2 or 4.
 template <class B, int T>
 void dot_rows(float* y, int64_t ldy, const B* w, const Q8Block* x, int64_t rows, int64_t n) {
@@ -64,9 +67,11 @@ void dot_rows(float* y, int64_t ldy, const B* w, const Q8Block* x, int64_t rows,
   int64_t r = 0;
 #if defined(__ARM_FEATURE_MATMUL_INT8)
   for (; r + 4 <= rows; r += 4, w += 4 * row) dot_pairs<B, 2, T / 2>(y + r, ldy, w, x, n);
-  for (; r + 2 <= rows; r += 2, w += 2 * row) dot_pairs<B, 1, T / 2>(y + r, ldy, w, x, n);
-#endif
+  for (; r < rows; ++r, w += row)                        // the last few of a matrix
+    for (int t = 0; t < T; ++t) dot_one(y + t * ldy + r, w, x + t * (n / 32), n);
+#else
   for (; r < rows; ++r, w += row) dot_tile<B, 1, T>(y + r, ldy, w, x, n);
+#endif
 }
 
 template <class B>
@@ -78,7 +83,7 @@ void dot(float* y, int64_t ldy, const void* weights, const Q8Block* x, int64_t r
     const B* w = static_cast<const B*>(weights);
     int64_t r = 0;
     for (; r + 2 <= rows; r += 2, w += 2 * row) dot_tile<B, 2, 1>(y + r, ldy, w, x, n);
-    for (; r < rows; ++r, w += row) dot_tile<B, 1, 1>(y + r, ldy, w, x, n);
+    if (r < rows) dot_one(y + r, w, x, n);
   }
 }
 

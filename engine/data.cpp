@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "engine/fingerprint.h"
+#include "tensor/order.h"
 
 namespace kvt {
 
@@ -105,8 +106,7 @@ void BatchOrder::shuffle() {
 void BatchOrder::sort_by_length(Rng& rng) {
   const int64_t pool = pool_batches * batch_;
   for (int64_t begin = 0; begin < examples_; begin += pool)
-    std::stable_sort(order_.begin() + begin, order_.begin() + std::min(begin + pool, examples_),
-                     [&](int64_t a, int64_t b) { return lengths_[size_t(a)] < lengths_[size_t(b)]; });
+    stable_order(std::span(order_).subspan(size_t(begin), size_t(std::min(pool, examples_ - begin))), [&](int64_t a, int64_t b) { return lengths_[size_t(a)] < lengths_[size_t(b)]; });
   // Only full batches change places: a short one stays last, where next() expects it.
   for (int64_t i = examples_ / batch_; i > 1; --i) {
     const auto a = order_.begin() + (i - 1) * batch_, b = order_.begin() + int64_t(rng.below(uint64_t(i))) * batch_;

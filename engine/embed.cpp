@@ -1,7 +1,8 @@
 #include "engine/embed.h"
 
 #include <algorithm>
-#include <numeric>
+
+#include "tensor/order.h"
 
 namespace kvt {
 
@@ -24,9 +25,7 @@ std::vector<TextEmbedding> embed(const Bert& model, const Tokenizer& tokenizer, 
   const Tape::Pause pause;
   std::vector<TextEmbedding> result;
   for (const std::string& text : texts) result.push_back({cut_ids(tokenizer.encode(text, {.add_special = true, .parse_special = false}), most), {}});
-  std::vector<size_t> order(result.size());
-  std::iota(order.begin(), order.end(), size_t(0));
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return result[a].ids.size() < result[b].ids.size(); });
+  const std::vector<int64_t> order = stable_order(int64_t(result.size()), [&](int64_t a, int64_t b) { return result[size_t(a)].ids.size() < result[size_t(b)].ids.size(); });
 
   for (size_t begin = 0; begin < order.size(); begin += size_t(batch)) {
     const auto rows = std::span(order).subspan(begin, std::min(size_t(batch), order.size() - begin));

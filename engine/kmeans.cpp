@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "ops/ops.h"
+#include "tensor/order.h"
 
 namespace kvt {
 
@@ -86,9 +87,8 @@ class KMeans {
   Clusters finish(Clusters c, const std::vector<int32_t>& own, int64_t points) const {
     std::vector<int64_t> sizes(static_cast<size_t>(k()));
     for (const int32_t j : own) ++sizes[size_t(j)];
-    std::vector<int32_t> order(sizes.size()), place(sizes.size());
-    std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return sizes[size_t(a)] > sizes[size_t(b)]; });
+    std::vector<int64_t> order = stable_order(k(), [&](int64_t a, int64_t b) { return sizes[size_t(a)] > sizes[size_t(b)]; });
+    std::vector<int32_t> place(sizes.size());
     while (sizes[size_t(order.back())] == 0) order.pop_back();
     c.centres = Tensor({int64_t(order.size()), width()});
     for (size_t j = 0; j < order.size(); ++j) {

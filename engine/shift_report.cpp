@@ -7,6 +7,7 @@
 
 #include "engine/columns.h"
 #include "engine/unicode.h"
+#include "tensor/order.h"
 
 namespace kvt {
 
@@ -30,13 +31,13 @@ class Maker {
   // The first words by a score; those with score ≤ 0 are left out.
   template <class Score>
   std::vector<ShiftReport::Word> ranked(Score score) const {
-    std::vector<int32_t> order;
+    std::vector<int64_t> order;
     for (const int32_t v : known_)
       if (score(v) > 0) order.push_back(v);
-    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return score(a) > score(b); });
+    stable_order(order, [&](int64_t a, int64_t b) { return score(int32_t(a)) > score(int32_t(b)); });
     order.resize(std::min(order.size(), size_t(words_)));
     std::vector<ShiftReport::Word> words;
-    for (const int32_t v : order) words.push_back(word(v, shift_.change(v)));
+    for (const int64_t v : order) words.push_back(word(int32_t(v), shift_.change(int32_t(v))));
     return words;
   }
 

@@ -89,8 +89,8 @@ void decompose(uint32_t code, std::vector<uint32_t>& out) {
   const Decomposition* end = decompositions + decomposition_count;
   const Decomposition* d = code < 0xC0 ? end : std::lower_bound(decompositions, end, code, [](const Decomposition& x, uint32_t c) { return x.code < c; });
   if (d == end || d->code != code) return out.push_back(code);
-  decompose(d->first, out);
-  if (d->second) decompose(d->second, out);
+  decompose(uint32_t(d->first), out);
+  if (d->second) decompose(uint32_t(d->second), out);
 }
 
 }  // namespace kvt::unicode

@@ -6,6 +6,7 @@
 
 #include "ops/ops.h"
 #include "ops/quant.h"
+#include "tensor/order.h"
 
 namespace kvt {
 
@@ -132,9 +133,7 @@ Svd tall_svd(const Columns& tall) {
   const int64_t n = a.n;
   std::vector<double> s(static_cast<size_t>(n));
   for (int64_t j = 0; j < n; ++j) s[size_t(j)] = std::sqrt(dot(a[j], a[j], n));
-  std::vector<int64_t> order(static_cast<size_t>(n));
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int64_t i, int64_t j) { return s[size_t(i)] > s[size_t(j)]; });
+  const std::vector<int64_t> order = stable_order(n, [&](int64_t i, int64_t j) { return s[size_t(i)] > s[size_t(j)]; });
   Columns u(n, n), sorted(n, n);
   const Tensor values({n});
   for (int64_t j = 0; j < n; ++j) {
