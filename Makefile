@@ -101,7 +101,8 @@ python:
 	$(call need,$(core_packages) $(python_packages))
 	@mkdir -p .cache/python
 	@[ -x .cache/python/build/bin/pip ] || python3 -m venv .cache/python/build
-	@.cache/python/build/bin/pip wheel -q --no-deps -w .cache/python tools/python
+	@.cache/python/build/bin/python -c "import mesonpy, ninja" 2>/dev/null || .cache/python/build/bin/pip install -q "meson-python>=0.15" ninja
+	@PATH=$(CURDIR)/.cache/python/build/bin:$$PATH .cache/python/build/bin/pip wheel -q --no-build-isolation --no-deps -Cbuild-dir=$(CURDIR)/.cache/python/meson -w .cache/python tools/python
 	@ls .cache/python/*.whl
 
 ## make test-python  the package's tests, in a fresh virtual environment
