@@ -12,7 +12,7 @@ namespace kvt::c_api {
 
 static thread_local Message thread_message;
 
-void raise(kvt_status status, std::initializer_list<Piece> parts) { throw StatusError(status, message(parts)); }
+void fail_with(kvt_status status, std::initializer_list<Piece> parts) { throw StatusError(status, message(parts)); }
 
 static void keep(Message& message, std::string_view text) noexcept {
   size_t n = std::min(text.size(), sizeof message.text - 1);

@@ -26,9 +26,9 @@ struct StatusError : Error {
   kvt_status status;
   StatusError(kvt_status s, const std::string& message) : Error(message), status(s) {}
 };
-[[noreturn, gnu::cold]] void raise(kvt_status status, std::initializer_list<Piece> parts);
+[[noreturn, gnu::cold]] void fail_with(kvt_status status, std::initializer_list<Piece> parts);
 template <class... Parts>
-[[noreturn]] void refuse(kvt_status status, const Parts&... parts) { raise(status, {Piece(parts)...}); }
+[[noreturn]] void refuse(kvt_status status, const Parts&... parts) { fail_with(status, {Piece(parts)...}); }
 template <class... Parts>
 void expect(bool ok, const Parts&... parts) { if (!ok) [[unlikely]] refuse(KVT_INVALID_ARGUMENT, parts...); }
 template <class T>

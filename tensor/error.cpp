@@ -23,6 +23,6 @@ std::string message(std::initializer_list<Piece> parts) {
   return text;
 }
 
-void raise(Trouble trouble, std::initializer_list<Piece> parts) { throw Error(message(parts), trouble); }
+void fail_with(Trouble trouble, std::initializer_list<Piece> parts) { throw Error(message(parts), trouble); }
 
 }  // namespace kvt

@@ -54,15 +54,15 @@ class Piece {
 };
 
 std::string message(std::initializer_list<Piece> parts);
-[[noreturn, gnu::cold]] void raise(Trouble trouble, std::initializer_list<Piece> parts);
+[[noreturn, gnu::cold]] void fail_with(Trouble trouble, std::initializer_list<Piece> parts);
 
 // fail_as(Trouble::input_output, "cannot open '", path, "'");
 template <class... Parts>
-[[noreturn]] void fail_as(Trouble trouble, const Parts&... parts) { raise(trouble, {Piece(parts)...}); }
+[[noreturn]] void fail_as(Trouble trouble, const Parts&... parts) { fail_with(trouble, {Piece(parts)...}); }
 
 // fail("gguf: unknown type ", id, " of tensor '", name, "'");
 template <class... Parts>
-[[noreturn]] void fail(const Parts&... parts) { raise(Trouble::other, {Piece(parts)...}); }
+[[noreturn]] void fail(const Parts&... parts) { fail_with(Trouble::other, {Piece(parts)...}); }
 
 // require(x.rank() == 2, "matmul: expected a matrix, got ", x.shape());
 template <class... Parts>
