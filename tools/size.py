@@ -19,7 +19,7 @@ folder = pathlib.Path(o.folder).resolve()
 strip = "aarch64-linux-gnu-strip"
 goal = 1 << 20
 
-common = ["--cross-file", str(root / "arm/aarch64.ini"), "-Dopenblas=disabled", "-Dtools=disabled", "-Dbuildtype=minsize", "-Db_ndebug=true", "-Dcpp_link_args=-Wl,-Map=link.map",
+common = ["--cross-file", str(root / "arm/aarch64.ini"), "-Dopenblas=disabled", "-Dtools=disabled", "-Dbuildtype=minsize", "-Ddebug=false", "-Db_ndebug=true", "-Dcpp_link_args=-Wl,-Map=link.map",
           f"-Dcpp_args=-isystem{root / 'build-arm/include'}"]
 builds = {
     "all": [],
