@@ -8,7 +8,7 @@
 //   fused           λ: base and LoRA as one (models/fusion.h)
 //   fused, upper    the same with adapters in the upper 7/12 of the blocks alone, as AdapterDrop has them
 //
-// Adapters are random: what they compute costs the same. The first run warms up; percentages are of each run's own base: the median, and the order
+// Weights are arranged for decoding, as `kvt run` has them. Adapters are random: what they compute costs the same. The first run warms up; percentages are of each run's own base: the median, and the order
 // statistics between which it lies with 95 %.
 #include <algorithm>
 #include <chrono>
@@ -36,11 +36,18 @@ std::unique_ptr<CausalLm> with_lora(const Gguf& gguf, bool freeze, int64_t first
     for (float& x : lora->b.values()) x = 1e-3f * rng.normal();
     if (freeze) lora->freeze();
   }
+  if (freeze) arrange_weights(*model);
+  return model;
+}
+
+std::unique_ptr<CausalLm> arranged(const Gguf& gguf) {
+  auto model = load_model(gguf);
+  arrange_weights(*model);
   return model;
 }
 
 std::unique_ptr<CausalLm> with_words(const Gguf& gguf) {
-  std::shared_ptr<CausalLm> model = load_model(gguf);
+  std::shared_ptr<CausalLm> model = arranged(gguf);
   const KvtSet set = attach_kvt(*model, {});
   Rng rng(1);
   for (const auto& layer : set.layers) {
@@ -105,9 +112,9 @@ int main(int argc, char** argv) try {
     merged_file = merged_model(gguf, *model, std::nullopt);
   }
   std::vector<Contender> contenders;
-  contenders.push_back({"base", load_model(gguf)});
+  contenders.push_back({"base", arranged(gguf)});
   contenders.push_back({"LoRA r = 8", with_lora(gguf, true)});
-  contenders.push_back({"merged", load_model(merged_file)});
+  contenders.push_back({"merged", arranged(merged_file)});
   contenders.push_back({"word level", with_words(gguf)});
   contenders.push_back({"fused", std::make_unique<Fused>(with_lora(gguf, true), Fusion{})});
   const int64_t blocks = contenders[0].model->layers();
