@@ -84,6 +84,22 @@ TEST_CASE("a seed's parts are whole lines, shared by no other seed, the same tes
   CHECK_THROWS_AS(parts_of(text, e, 2000, 3, "t"), Error);       // 13 000 bytes hold three parts of 4 000
 }
 
+TEST_CASE("a long line is cut behind a word") {
+  const Experiment e = small();
+  std::string text, all;
+  for (int i = 0; text.size() < 13000; ++i) text += "word" + std::to_string(i) + " ";
+  for (const int64_t seed : e.seeds) {
+    const TextParts parts = parts_of(text, e, 2000, seed, "t");
+    CHECK(std::abs(double(parts.train.size()) - 2000) < 20);
+    for (const std::string& part : {parts.test, parts.validation, parts.train}) {
+      CHECK(part.starts_with("word"));
+      CHECK(part.back() == ' ');
+      all += part;
+    }
+  }
+  CHECK(all == text.substr(0, all.size()));
+}
+
 TEST_CASE("the rate is chosen on validation, gains are paired by seed") {
   const Experiment e = small();
   std::vector<CellResult> results;

@@ -83,9 +83,14 @@ TextParts parts_of(const std::string& text, const Experiment& e, int64_t size, i
   const int64_t room = int64_t(text.size()) / whole;
   require(seed < room, path, ": ", text.size(), " bytes are enough for seeds 0 to ", room - 1, " of ", whole, " bytes each, not for seed ", seed);
   size_t at = size_t(seed * whole);
-  const auto line = [&](size_t from) { return std::min(text.find('\n', from), text.size() - 1) + 1; };      // behind the end of that line
+  // Behind the end of the line that `from` lies in; of a long line (a contract is one of 30 KB), behind a word.
+  const auto cut = [&](size_t from) {
+    constexpr size_t long_line = 4096;
+    const size_t line = text.find('\n', from), word = text.find(' ', from);
+    return std::min(line - from > long_line ? std::min(line, word) : line, text.size() - 1) + 1;
+  };
   const auto take = [&](int64_t bytes) {
-    const size_t begin = at == 0 ? 0 : line(at - 1), end = std::max(begin, line(at + size_t(bytes) - 1));
+    const size_t begin = at == 0 ? 0 : cut(at - 1), end = std::max(begin, cut(at + size_t(bytes) - 1));
     at += size_t(bytes);
     return text.substr(begin, end - begin);
   };
