@@ -19,12 +19,9 @@ std::shared_ptr<Lora> Lora::init(int64_t in, int64_t out, int64_t rank, float al
 
 // s where it is cheapest: on r numbers a token
 Tensor Lora::operator()(const Tensor& x, const Tensor& y) const {
-  return add_linear(y, kvt::scale(linear(x, a), scale), b);
-}
-
-bool Lora::add_to(float* y, const float* x, int64_t rows) const {
-  if (fast) add_low_rank(y, x, rows, {a, fast});
-  return bool(fast);
+  if (!fast || Tape::current()) return add_linear(y, kvt::scale(linear(x, a), scale), b);
+  add_low_rank(y, x, {a, fast});
+  return y;
 }
 
 void Lora::freeze() {

@@ -18,7 +18,6 @@ struct Lora : Adapter {
   int64_t rank() const { return a.dim(0); }
   void freeze();             // makes `fast`; from here on A, B and s must not change
   Tensor operator()(const Tensor& x, const Tensor& y) const override;
-  bool add_to(float* y, const float* x, int64_t rows) const override;      // once frozen
 };
 
 // A small core between frozen bases:  y' = y + s B (C (A x)),  A [k, in], B [out, k];  only c is trained, C = diag(c) for c [k], and

@@ -44,14 +44,13 @@ Tensor BankAdapter::operator()(const Tensor& x, const Tensor& y) const {
   const int64_t rows = y.shape().leading().numel(), N = y.dim(-1);
   require(pass.cores && pass.maker == bank.get() && pass.cores.size() == rows, "bank: no domain has been chosen for this pass");
   const auto chosen = pass.cores.values();
-  const auto adapted = [&](const Adapter& domain, const Tensor& own) { return domain.add_to(own.data(), x.data(), rows) ? own : domain(x, own); };
   Tensor z = y;
   bool mixed = false;
   for (size_t d = 0; d < domains.size(); ++d) {
     const int64_t count = std::count(chosen.begin(), chosen.end(), float(d));
     if (count == 0 || !domains[d]) continue;
-    if (count == rows) return adapted(*domains[d], y);
-    const Tensor of_domain = adapted(*domains[d], y.clone());
+    if (count == rows) return (*domains[d])(x, y);
+    const Tensor of_domain = (*domains[d])(x, y.clone());
     if (!mixed) z = y.clone(), mixed = true;
     for (int64_t r = 0; r < rows; ++r)
       if (chosen[size_t(r)] == float(d)) std::copy_n(of_domain.data() + r * N, N, z.data() + r * N);

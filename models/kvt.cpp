@@ -149,23 +149,14 @@ std::shared_ptr<Lora> GeneratedCore::folded() const {
   return std::make_shared<Lora>(a, matmul(b, core), scale);
 }
 
-// The cores of this pass, for `rows` rows
-static const Tensor& cores_of_pass(const Kvt* kvt, int64_t rows) {
-  const AdapterPass& pass = AdapterPass::current();
-  require(pass.cores && pass.maker == kvt && rows % pass.cores.dim(0) == 0, "kvt: the cores of this pass have not been made");
-  return pass.cores;
-}
-
 Tensor GeneratedCore::operator()(const Tensor& x, const Tensor& y) const {
-  const Tensor& cores = cores_of_pass(kvt.get(), x.shape().leading().numel());
-  return y + linear(kvt::scale(core_product(cores, layer, kvt->config().size, linear(x, a)), scale), b);
-}
-
-bool GeneratedCore::add_to(float* y, const float* x, int64_t rows) const {
-  if (!fast) return false;
-  const Tensor& cores = cores_of_pass(kvt.get(), rows);
-  add_low_rank(y, x, rows, {a, fast, cores.data() + layer * kvt->config().size * a.dim(0), cores.dim(1), rows / cores.dim(0)});
-  return true;
+  const AdapterPass& pass = AdapterPass::current();
+  const Tensor& cores = pass.cores;
+  const int64_t rows = x.shape().leading().numel(), k = kvt->config().size;
+  require(cores && pass.maker == kvt.get() && rows % cores.dim(0) == 0, "kvt: the cores of this pass have not been made");
+  if (!fast || Tape::current()) return y + linear(kvt::scale(core_product(cores, layer, k, linear(x, a)), scale), b);
+  add_low_rank(y, x, {a, fast, cores.data() + layer * k * a.dim(0), cores.dim(1), rows / cores.dim(0)});
+  return y;
 }
 
 KvtLm::KvtLm(std::shared_ptr<CausalLm> model, std::shared_ptr<const Kvt> kvt) : model_(std::move(model)), kvt_(std::move(kvt)) {

@@ -80,7 +80,6 @@ struct GeneratedCore : Adapter {
   // The same as a LoRA, A and B C with scale s, of a core that does not depend on the input; it costs no more than that. Throws for others.
   std::shared_ptr<Lora> folded() const;
   Tensor operator()(const Tensor& x, const Tensor& y) const override;
-  bool add_to(float* y, const float* x, int64_t rows) const override;      // once frozen
 };
 
 // y_n = C_n h_n:  cores [N, layers · k · t], of which `layer` counts; h [.., t] of `each` N rows, the first `each` for the first core: [.., k]

@@ -29,18 +29,15 @@ Tensor Linear::input(const Tensor& x) const {
 
 Tensor Linear::adapted(const Tensor& x, const Tensor& y) const {
   const Rows rows = AdapterPass::current().rows;
-  const bool inference = !Tape::current();
   Tensor z = y;
   for (const auto& adapter : adapters) {
-    const bool all = rows == Rows::adapted || adapter->of_base;
-    if (!all && rows == Rows::base) continue;
-    const int64_t T = x.shape().leading().numel(), first = all ? 0 : T / 2;
-    if (inference && adapter->add_to(z.data() + first * z.dim(-1), x.data() + first * x.dim(-1), T - first)) continue;
-    if (all) {
+    if (rows == Rows::adapted || adapter->of_base) {
       z = (*adapter)(x, z);
+    } else if (rows == Rows::base) {
+      continue;
     } else if (const Tensor part = adapted_rows(z), changed = (*adapter)(adapted_rows(x), part); changed.same(part)) {
       continue;
-    } else if (!inference) {
+    } else if (Tape::current()) {
       z = twins(base_rows(z), changed);
     } else {
       std::copy_n(changed.data(), changed.size(), z.data() + changed.size());      // z is this layer's own

@@ -14,8 +14,6 @@ struct Adapter {
   virtual ~Adapter() = default;
   virtual Tensor input(const Tensor& x) const { return x; }      // for W alone: all adapters see the layer's own x
   virtual Tensor operator()(const Tensor& x, const Tensor& y) const = 0;
-  // In inference: whether that is y += f(x), which is then done to `rows` rows in place.
-  virtual bool add_to(float* /*y*/, const float* /*x*/, int64_t /*rows*/) const { return false; }
 };
 
 // What adapters know, beside x and y, of the forward pass they take part in. It belongs to the thread while a Scope is alive.

@@ -16,12 +16,12 @@ inline std::vector<Tensor> together(const Tensor& x, std::initializer_list<const
     one_input = one_input && layer->input(x).same(x);
     weights.push_back({layer->weight.tensor, layer->bias.tensor});
   }
-  if (one_input) y = linears(x, weights);
-  auto of_layer = y.begin();
-  for (const Linear* layer : layers) {
-    if (one_input) *of_layer = layer->adapted(x, *of_layer), ++of_layer;
-    else y.push_back((*layer)(x));
+  if (!one_input) {
+    for (const Linear* layer : layers) y.push_back((*layer)(x));
+    return y;
   }
+  y = linears(x, weights);
+  for (size_t i = 0; i < y.size(); ++i) y[i] = layers.begin()[i]->adapted(x, y[i]);
   return y;
 }
 

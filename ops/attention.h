@@ -11,8 +11,6 @@ namespace kvt::attn {
 
 constexpr float log2_e = 1.44269504f, ln_2 = 0.693147181f;
 
-inline int64_t pieces(int64_t n, int64_t of) { return (n + of - 1) / of; }
-
 struct Problem {
   int64_t B, T, S, H, Hkv, D, G;                            // G = H/Hkv heads of queries share one of keys
   float scale;

@@ -19,19 +19,14 @@
 #include <cstring>
 
 #include "ops/interleave.h"
-#include "ops/loops.h"
+#include "ops/panel_product.h"
 #include "ops/quant.h"
 
 namespace kvt {
 
 namespace {
 
-using Tile = Kernel<kernel::MatmulTile, kernel::Tile>::Variant;
-
-constexpr int64_t most_k = 640;              // numbers of a panel's vector that are met at once
 constexpr int64_t piece = 256;               // numbers unpacked at once: whole blocks of every type
-
-int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 struct Parts { int x, w; };
 Parts parts_for(DType type) {
@@ -41,16 +36,13 @@ Parts parts_for(DType type) {
 
 // How products are cut: K in blocks of kc numbers, T in panels of A; N in panels of B.
 struct Plan {
-  const Tile& tile;
-  int64_t T, K, blocks, kc, panels;
+  const TileVariant& tile;
+  int64_t T, K, kc, blocks, panels;            // a block of K holds whole blocks of the type
 
-  Plan(int64_t t, int64_t k) : tile(kernel::matmul_tile_bf16.best()), T(t), K(k), blocks((K + most_k - 1) / most_k) {
-    kc = round_up((K + blocks - 1) / blocks, blocks > 1 ? piece : 32);           // a block of K holds whole blocks of the type
-    blocks = (K + kc - 1) / kc;
-    panels = (T + tile.traits.rows - 1) / tile.traits.rows;
-  }
+  Plan(int64_t t, int64_t k)
+      : tile(kernel::matmul_tile_bf16.best()), T(t), K(k), kc(numbers_of_panel(tile.traits, K, piece)), blocks(pieces(K, kc)), panels(pieces(T, tile.traits.rows)) {}
   int64_t in_block(int64_t b) const { return std::min(kc, K - b * kc); }
-  int64_t a_panel() const { return tile.traits.rows * kc * tile.traits.bytes; }
+  int64_t a_block() const { return panels * tile.traits.rows * kc * tile.traits.bytes; }      // room for one of x's, in bytes; panels follow one another
   int64_t b_panel() const { return tile.traits.cols * kc * tile.traits.bytes; }
 };
 
@@ -59,7 +51,7 @@ void keep_rest(float* x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] -= bf16_to_f32(f32_to_bf16(x[i]));
 }
 
-// Panel i of x, all blocks and parts: part p of block b lies at a + ((p blocks + b) panels + i) a_panel.
+// Panel i of x, all blocks and parts: part p of block b begins at a + (p blocks + b) a_block.
 void pack_x(std::byte* a, const Plan& plan, const float* x, int64_t i, int parts) {
   thread_local Scratch scratch;
   const auto& of = plan.tile.traits;
@@ -73,7 +65,7 @@ void pack_x(std::byte* a, const Plan& plan, const float* x, int64_t i, int parts
       from = rest;
     }
     for (int64_t b = 0; b < plan.blocks; ++b)
-      of.pack_a(a + ((p * plan.blocks + b) * plan.panels + i) * plan.a_panel(), of.rows, from + b * plan.kc, K, 1, n, plan.in_block(b));
+      of.pack_a(a + (p * plan.blocks + b) * plan.a_block() + i * of.rows * round_up(plan.in_block(b), of.step) * of.bytes, of.rows, from + b * plan.kc, K, 1, n, plan.in_block(b));
   }
 }
 
@@ -103,24 +95,6 @@ void pack_w(std::byte* to, const Plan& plan, const Tensor& w, int64_t first, int
     }
 }
 
-// y[T, n columns of N] += A B for one block of K, of one part each
-void multiply_panels(float* y, int64_t N, const Plan& plan, const std::byte* a, const std::byte* b, int64_t n, int64_t k) {
-  const auto& [tile, of] = plan.tile;
-  alignas(64) float edge[64 * 64];
-  for (int64_t i = 0; i < plan.panels; ++i, a += plan.a_panel()) {
-    float* const to = y + i * of.rows * N;
-    const int64_t m = std::min<int64_t>(of.rows, plan.T - i * of.rows);
-    if (m == of.rows && n == of.cols) {
-      tile(to, N, a, b, k);
-      continue;
-    }
-    std::fill_n(edge, of.rows * of.cols, 0.0f);
-    tile(edge, of.cols, a, b, k);
-    for (int64_t r = 0; r < m; ++r)
-      for (int64_t c = 0; c < n; ++c) to[r * N + c] += edge[r * of.cols + c];
-  }
-}
-
 }  // namespace
 
 bool has_weight_tiles() { return kernel::matmul_tile_bf16.best().traits.begin != nullptr; }
@@ -136,7 +110,7 @@ void tile_products(std::span<const Product> products, const float* x, int64_t T,
     columns += (p.w.dim(0) + of.cols - 1) / of.cols;
   }
   thread_local Scratch packed;
-  auto* const a = reinterpret_cast<std::byte*>(packed.floats(most.x * plan.blocks * plan.panels * plan.a_panel() / 4));
+  auto* const a = reinterpret_cast<std::byte*>(packed.floats(most.x * plan.blocks * plan.a_block() / 4));
   parallel_for(plan.panels, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) pack_x(a, plan, x, i, most.x);
   });
@@ -159,8 +133,7 @@ void tile_products(std::span<const Product> products, const float* x, int64_t T,
       for (int64_t block = 0; block < plan.blocks; ++block)
         for (int px = 0; px < parts.x; ++px)
           for (int pw = 0; pw < parts.w && px + pw < 2; ++pw)       // x₂ w₂ would be below rounding
-            multiply_panels(to, N, plan, a + (px * plan.blocks + block) * plan.panels * plan.a_panel(), b + (pw * plan.blocks + block) * plan.b_panel(), n,
-                            plan.in_block(block));
+            multiply_panels(to, N, 1, plan.tile, a + (px * plan.blocks + block) * plan.a_block(), b + (pw * plan.blocks + block) * plan.b_panel(), T, n, plan.in_block(block));
       if (of.end) of.end();
     }
   });

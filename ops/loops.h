@@ -16,6 +16,9 @@ namespace kvt {
 constexpr int64_t piece_numbers = 8192;         // fewer numbers are not worth a second thread: a few microseconds
 constexpr int64_t piece_products = 1 << 16;     // the same in multiply-adds
 
+inline int64_t pieces(int64_t n, int64_t of) { return (n + of - 1) / of; }            // that n is cut into
+inline int64_t round_up(int64_t n, int64_t to) { return pieces(n, to) * to; }
+
 // f(begin, end) over [0, n). Pieces begin at multiples of 1024, so a vector kernel meets its remainder at the very end alone.
 template <class F>
 void for_numbers(int64_t n, F&& f) {

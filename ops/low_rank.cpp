@@ -20,9 +20,12 @@ static void times_core(float* to, const float* core, const float* h, int64_t q, 
   }
 }
 
-void add_low_rank(float* y, const float* x, int64_t T, const LowRank& m) {
-  const int64_t r = m.a.dim(0), K = m.a.dim(1), q = m.f.dim(0), N = m.f.dim(1);
-  require(m.a.dtype() == DType::F32 && m.f.dtype() == DType::F32 && (m.cores || q == r), "add_low_rank: factors ", m.a.shape(), " and ", m.f.shape());
+void add_low_rank(const Tensor& to, const Tensor& from, const LowRank& m) {
+  const int64_t r = m.a.dim(0), K = m.a.dim(1), q = m.f.dim(0), N = m.f.dim(1), T = from.shape().leading().numel();
+  require(m.a.dtype() == DType::F32 && m.f.dtype() == DType::F32 && (m.cores || q == r) && from.dim(-1) == K && to.dim(-1) == N && to.shape().leading() == from.shape().leading(),
+          "add_low_rank: factors ", m.a.shape(), " and ", m.f.shape(), " do not take ", from.shape(), " to ", to.shape());
+  float* const y = to.data();
+  const float* const x = from.data();
   const float *A = m.a.data(), *F = m.f.data();
   if (T <= few_rows || (r <= most_rank && q <= most_rank)) {
     parallel_for(T, std::max<int64_t>(1, piece_products / std::max<int64_t>(1, r * K + q * N)), [&](int64_t begin, int64_t end) {

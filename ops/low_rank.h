@@ -10,7 +10,7 @@ struct LowRank {
   int64_t core_step = 0, rows_each = 1;
 };
 
-// y_t += Fᵀ (C_t (A x_t)) for T rows:  x [T, K], y [T, N].
-void add_low_rank(float* y, const float* x, int64_t T, const LowRank& m);
+// y_t += Fᵀ (C_t (A x_t)), t over leading axes:  x [.., K], y [.., N].
+void add_low_rank(const Tensor& y, const Tensor& x, const LowRank& m);
 
 }  // namespace kvt

@@ -15,12 +15,11 @@ static Blocks cut(int64_t m, int64_t n, int64_t k, int64_t wanted) {
   constexpr int64_t enough = 1 << 20, edge = 32, most_rows = 512, most_cols = 1024;      // multiply-adds of a job; rows and columns, for the caches
   const double work = double(m) * double(n) * double(k);
   const int64_t jobs = std::clamp(int64_t(work / double(enough)), int64_t(1), std::max<int64_t>(1, wanted));
-  const auto pieces = [](int64_t n, int64_t of) { return (n + of - 1) / of; };
   Blocks best{m, n};
   double least = std::numeric_limits<double>::infinity();
   for (int64_t down = pieces(m, most_rows); down <= std::max(jobs, pieces(m, most_rows)); ++down) {
     const int64_t across = std::max(pieces(jobs, down), pieces(n, most_cols));
-    const int64_t rows = pieces(pieces(m, down), edge) * edge, cols = pieces(pieces(n, across), edge) * edge;
+    const int64_t rows = round_up(pieces(m, down), edge), cols = round_up(pieces(n, across), edge);
     const double blocks = double(pieces(m, rows) * pieces(n, cols)), idle = std::max(1.0, double(jobs) / blocks);      // rounding may leave too few
     const double packed = idle * blocks * double(std::min(rows, m) + std::min(cols, n));
     if (packed < least) least = packed, best = {rows, cols};

@@ -6,9 +6,6 @@
 
 namespace kvt {
 
-static int64_t pieces(int64_t n, int64_t of) { return (n + of - 1) / of; }
-static int64_t round_up(int64_t n, int64_t to) { return pieces(n, to) * to; }
-
 static const std::byte* numbers_of(const Tensor& w, int64_t row, int64_t column) { return w.raw() + row * byte_size(w.dtype(), w.dim(-1)) + byte_size(w.dtype(), column); }
 
 // Panels of `count` vectors: number p of vector i is x[i across + p along]. Where vectors lie side by side some numbers of all come first, as memory lies.

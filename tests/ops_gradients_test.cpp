@@ -119,11 +119,11 @@ TEST_CASE("add_low_rank: in place what products of matrices give, with a core fo
           for (int64_t i = 0; i < q; ++i)
             for (int64_t j = 0; j < r; ++j) g.data()[t * q + i] += cores.data()[t / each * step + 5 + i * r + j] * h.data()[t * r + j];
       }
-      add_low_rank(z.data(), x.data(), T, {a, f, each > 0 ? cores.data() + 5 : nullptr, step, std::max<int64_t>(each, 1)});
+      add_low_rank(z, x, {a, f, each > 0 ? cores.data() + 5 : nullptr, step, std::max<int64_t>(each, 1)});
       CHECK(max_relative_error(z.values(), (y + matmul(g, f)).values()) < 1e-5);
     }
   const Tensor a = Tensor::zeros({3, 9}), f = Tensor::zeros({4, 9}), x = Tensor::zeros({1, 9});
-  CHECK_THROWS_WITH_AS(add_low_rank(x.data(), x.data(), 1, {a, f}), "add_low_rank: factors [3, 9] and [4, 9]", Error);
+  CHECK_THROWS_WITH_AS(add_low_rank(x, x, {a, f}), "add_low_rank: factors [3, 9] and [4, 9] do not take [1, 9] to [1, 9]", Error);
 }
 
 TEST_CASE("gradients: add_linear, in the place of a result that no other step reads") {

@@ -6,9 +6,9 @@
 // A panel is a sequence of such tiles as they are loaded, of 1 KB each: for every 32 numbers of k the first 16 rows (columns) and the other 16.
 //
 // In BF16 that is all. In F32 a number is the sum of three in BF16, exactly (8 bits each of 24: Henry, Tang, Heinecke 2019, "Leveraging the bfloat16
-// Artificial Intelligence Datatype For Higher-Precision Computations"), and of the nine products the six count that are not below the last bit:
+// Artificial Intelligence Datatype For Higher-Precision Computations"), and of the nine products the six largest count:
 //
-//   a = a₁ + a₂ + a₃,   |a₂| ≤ 2⁻⁹ |a|,  |a₃| ≤ 2⁻¹⁷ |a|          a b ≈ a₁b₁ + (a₁b₂ + a₂b₁) + (a₁b₃ + a₂b₂ + a₃b₁)          error ≤ 2⁻²⁵ |a b|
+//   a = a₁ + a₂ + a₃,   |a₂| ≤ 2⁻⁸ |a|,  |a₃| ≤ 2⁻¹⁶ |a|          a b ≈ a₁b₁ + (a₁b₂ + a₂b₁) + (a₁b₃ + a₂b₂ + a₃b₁)          error < 2⁻²² |a b|
 //
 // Six times 1/16 of the time of multiply-adds in F32. What is infinite, or above 2¹²⁸ (1 − 2⁻⁹), becomes NaN (∞ − ∞), and parts below 2⁻¹²⁶ are 0.
 #include "ops/simd/panels.h"
