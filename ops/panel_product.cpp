@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "ops/quant.h"
+#include "ops/tuning.h"
 
 namespace kvt {
 
@@ -101,7 +102,7 @@ struct Job {
   // Vectors of the shared side that are packed by one call, and those of a block of the other: as many for each thread, but no more than the cache likes.
   int64_t unit() const { return std::lcm(shared_side, shared().vector_block); }
   int64_t width(int64_t threads) const {
-    const int64_t most = a_shared ? 256 : 192, jobs = threads * pieces(own_all, threads * most);
+    const int64_t most = a_shared ? tuning::matmul_cols() : tuning::matmul_rows(), jobs = threads * pieces(own_all, threads * most);
     return round_up(pieces(own_all, jobs), std::lcm(own_side, own().vector_block));
   }
 };
@@ -112,11 +113,12 @@ void panel_product(float* c, int64_t row, int64_t col, const TileVariant& tile, 
                    const float* bias) {
   if (m == 0 || n == 0 || (k == 0 && add)) return;
   if (k == 0) return col == 1 ? start(c, row, m, n, bias) : start(c, col, n, m, bias);
-  constexpr int64_t most_shared = 4 << 20, most_vectors = 8192, l2_columns = 512;      // bytes and vectors that are shared at once; columns of B that stay in L2
+  constexpr int64_t most_shared = 4 << 20, most_vectors = 8192;      // bytes and vectors that are shared at once
   const Job job(tile, a, b, m, n, k);
   const kernel::Tile& of = job.of;
   const int64_t threads = m * n * k < piece_products ? 1 : ThreadPool::current().threads(), unit = job.unit(), width = job.width(threads);
   const auto in_parallel = [&](int64_t pieces, auto&& f) { parallel_for(pieces, threads == 1 ? pieces : 1, f); };
+  const int64_t l2_columns = round_up(tuning::matmul_cols(), of.cols);
   thread_local Scratch shared_memory;
 
   for (int64_t begin = 0; begin < job.shared_all; begin += most_vectors) {

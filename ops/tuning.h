@@ -47,7 +47,7 @@ extern Tunable panel_queries;    // queries that share a tile, in whole vectors 
 extern Tunable gather_panels;    // panels from which the rows of a block are copied together
 extern Tunable few_keys;         // the same for few queries (ops/attention_few.cpp)
 
-// products (ops/matmul_kernels.cpp)
+// products (ops/matmul_kernels.cpp, ops/panel_product.cpp)
 extern Tunable matmul_rows;      // of A in a block, mc
 extern Tunable matmul_cols;      // of B in a block, nc
 extern Tunable blas_products;    // multiplications from which OpenBLAS computes a product, where it is chosen (ops/blas/matmul.cpp)

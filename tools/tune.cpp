@@ -72,19 +72,17 @@ TuningTask decoding_task() {
 
 // Products of BERT-base and of a small model's training: linear layers of a sentence and of a long text, and small ones
 TuningTask matmul_task() {
-  struct Shape { Tensor a, b, c; int64_t times; };
+  struct Shape { Tensor x, w; int64_t times; };
   std::vector<Shape> shapes;
   Rng rng(3);
   for (const auto& [m, n, k, times] : std::initializer_list<std::array<int64_t, 4>>{{512, 768, 768, 1}, {128, 3072, 768, 1}, {128, 768, 3072, 1}, {512, 576, 64, 4}, {48, 96, 64, 40}})
-    shapes.push_back({randn({m, k}, rng), randn({n, k}, rng), Tensor({m, n}), times});
+    shapes.push_back({randn({m, k}, rng), randn({n, k}, rng), times});
   std::vector<Tunable*> tunables{&tuning::matmul_rows, &tuning::matmul_cols};
   if (kernel::matmul.isa(kernel::matmul.chosen()) == Isa::blas) tunables.push_back(&tuning::blas_products);
   return {"products", tunables, [shapes] {
             return seconds([&] {
-              for (const Shape& s : shapes) {
-                const int64_t m = s.a.dim(0), n = s.b.dim(0), k = s.a.dim(1);
-                for (int64_t i = 0; i < s.times; ++i) kernel::matmul(s.c.data(), n, {s.a.data(), k, 1}, {s.b.data(), 1, k}, m, n, k);
-              }
+              for (const Shape& s : shapes)
+                for (int64_t i = 0; i < s.times; ++i) linear(s.x, s.w);
             });
           }};
 }
