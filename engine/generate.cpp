@@ -14,6 +14,7 @@ static int64_t context_length(const CausalLm& model, int64_t asked) {
 Session::Session(const CausalLm& model, Options options)
     : model_(&model), options_(options), cache_(model.make_cache(context_length(model, options.context), options.cache)) {
   require(options.batch >= 1, "session: batch of ", options.batch, " tokens");
+  tokens_.reserve(size_t(context()));                    // so that tokens and cache agree whatever fails later
 }
 
 std::span<const float> Session::evaluate(std::span<const int32_t> ids) {
@@ -24,7 +25,6 @@ std::span<const float> Session::evaluate(std::span<const int32_t> ids) {
   if (!logits_) logits_ = Tensor(Shape{V}, DType::F32, Storage::allocate_owned(size_t(V) * sizeof(float)));
 
   const Tape::Pause inference;
-  tokens_.reserve(tokens_.size() + ids.size());          // so that tokens and cache agree whatever fails below
   std::optional<Storage::Reuse> reuse;
   if (ids.size() > 64) reuse.emplace();                     // a long prompt asks for the same large blocks layer after layer
   for (size_t begin = 0; begin < ids.size();) {

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <unordered_set>
 
 namespace kvt {
 
@@ -16,10 +15,13 @@ Sampler::Sampler(const SamplerOptions& o) : options_(o), rng_(o.seed) {
 }
 
 int32_t Sampler::operator()(std::span<const float> logits, std::span<const int32_t> recent) {
-  std::unordered_set<int32_t> seen;
+  auto& seen = seen_;
+  seen.clear();
   if (options_.repeat_penalty != 1.f) {
     const auto tail = recent.last(std::min(recent.size(), size_t(options_.repeat_last)));
-    seen.insert(tail.begin(), tail.end());
+    seen.assign(tail.begin(), tail.end());
+    std::sort(seen.begin(), seen.end());
+    seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
   }
   const auto before = [](const Candidate& a, const Candidate& b) { return a.logit != b.logit ? a.logit > b.logit : a.id < b.id; };
 
@@ -27,11 +29,14 @@ int32_t Sampler::operator()(std::span<const float> logits, std::span<const int32
   const size_t k = options_.temperature == 0 ? 1 : options_.top_k ? size_t(options_.top_k) : logits.size();
   auto& c = candidates_;
   c.clear();
+  auto recently = seen.begin();           // those from here on are still to come
   for (size_t i = 0; i < logits.size(); ++i) {
-    if (c.size() == k && !(logits[i] >= c[0].logit) && seen.empty()) continue;
+    const bool is_recent = recently != seen.end() && *recently == int32_t(i);
+    if (is_recent) ++recently;
+    else if (c.size() == k && !(logits[i] >= c[0].logit)) continue;
     if (!std::isfinite(logits[i])) continue;
     Candidate x{logits[i], int32_t(i)};
-    if (!seen.empty() && seen.contains(x.id)) x.logit = x.logit > 0 ? x.logit / options_.repeat_penalty : x.logit * options_.repeat_penalty;
+    if (is_recent) x.logit = x.logit > 0 ? x.logit / options_.repeat_penalty : x.logit * options_.repeat_penalty;
     if (c.size() == k) {
       if (!before(x, c[0])) continue;
       std::pop_heap(c.begin(), c.end(), before);

@@ -29,6 +29,7 @@ class Sampler {
   SamplerOptions options_;
   Rng rng_;
   std::vector<Candidate> candidates_;
+  std::vector<int32_t> seen_;           // recent tokens, in order
 };
 
 }  // namespace kvt

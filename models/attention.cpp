@@ -72,7 +72,8 @@ void KvCache::truncate(int64_t length) {
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options, KvCache* cache, int64_t layer) {
   if (!cache) return attention(q, k, v, options);
   require(q.dim(0) == (AdapterPass::current().rows == AdapterPass::Rows::twins ? 2 : 1), "attention: a cache holds one sequence, got ", q.shape());
-  std::vector<Tensor> rows;
+  ArenaVector<Tensor> rows;
+  rows.reserve(size_t(q.dim(0)));
   for (int64_t b = 0; b < q.dim(0); ++b) {
     const auto row = [b](const Tensor& x) { return slice(x, 0, b, b + 1); };
     const auto [keys, values] = cache->append(layer, b, row(k), row(v));
@@ -83,7 +84,7 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
 
 Tensor Attention::operator()(const Tensor& x, std::span<const int32_t> positions, KvCache* cache, int64_t layer) const {
   const int64_t B = x.dim(0), T = x.dim(1), D = head_size;
-  const std::vector<Tensor> qkv = together(x, {&attn_q, &attn_k, &attn_v});
+  const ArenaVector<Tensor> qkv = together(x, {&attn_q, &attn_k, &attn_v});
   const auto turned = [&](const Tensor& y, const RmsNorm& norm, int64_t n) {
     const Tensor h = y.view({B, T, n, D});
     return rope(normalised() ? norm(h) : h, positions, rope_options);

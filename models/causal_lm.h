@@ -41,9 +41,25 @@ class CausalLm : public Model {
   Tensor scores(const Linear& output, const Embedding& embedding, const Tensor& hidden) const;
   Tensor scored_loss(const Linear& output, const Embedding& embedding, const Tensor& hidden, std::span<const int32_t> targets) const;
   // x [B, T, C] through all blocks, as `options` say; block(i, x) is the i-th.
-  using Block = std::function<Tensor(int64_t i, const Tensor& x)>;
-  Tensor through_blocks(Tensor x, const Forward& options, const Block& block) const;
+  template <class Block> Tensor through_blocks(Tensor x, const Forward& options, const Block& block) const;
 };
+
+template <class Block>
+Tensor CausalLm::through_blocks(Tensor x, const Forward& options, const Block& block) const {
+  const int64_t T = x.dim(1), first = options.twins_from, blocks = options.blocks < 0 ? layers() : options.blocks;
+  AdapterPass pass = AdapterPass::current();
+  for (int64_t i = 0; i < blocks; ++i) {
+    if (i == first) x = twins(x, x), pass.rows = AdapterPass::Rows::twins;
+    const auto run = [i](const Block& b, const AdapterPass& p, const Tensor& h) {
+      const AdapterPass::Scope scope(p);
+      return b(i, h);
+    };
+    // In backward the block runs again, when the scopes of this pass are long gone.
+    x = options.recompute ? kvt::recompute([=](const Tensor& h) { return run(block, pass, h); }, x) : run(block, pass, x);
+  }
+  if (options.cache) options.cache->advance(T);
+  return first == layers() ? twins(x, x) : x;
+}
 
 // Has the matrices lie as decoding reads them fastest, for inference alone: side by side in large pages, and where the kernels gain by it interleaved
 // (ops/interleave.h). Of a mapped file they leave the pages; a file in memory stays beside those that are interleaved, and the others where they are.

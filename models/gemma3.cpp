@@ -34,7 +34,7 @@ Gemma3::Gemma3(const Gemma3Config& config, const std::map<std::string, Tensor>& 
 
 Tensor Gemma3::hidden(std::span<const int32_t> ids, int64_t B, int64_t T, const Forward& options) const {
   require(int64_t(ids.size()) == B * T, "gemma3: ", ids.size(), " ids for ", B, " × ", T);
-  std::vector<int32_t> positions(static_cast<size_t>(T));
+  ArenaVector<int32_t> positions(static_cast<size_t>(T));
   std::iota(positions.begin(), positions.end(), options.cache ? int32_t(options.cache->length()) : 0);
 
   const Tensor x = scale(token_embd(ids, {B, T}), std::sqrt(float(config_.channels)));

@@ -31,7 +31,7 @@ Tensor Gpt2::hidden(std::span<const int32_t> ids, int64_t B, int64_t T, const Fo
   require(int64_t(ids.size()) == B * T, "gpt2: ", ids.size(), " ids for ", B, " × ", T);
   const int64_t past = options.cache ? options.cache->length() : 0;
   require(past + T <= config_.context, "gpt2: ", past + T, " tokens, the model has ", config_.context, " positions");
-  std::vector<int32_t> positions(static_cast<size_t>(T));
+  ArenaVector<int32_t> positions(static_cast<size_t>(T));
   std::iota(positions.begin(), positions.end(), int32_t(past));
 
   const Tensor x = token_embd(ids, {B, T}) + position_embd(positions, {T});

@@ -22,7 +22,7 @@ LlamaBlock::LlamaBlock(const LlamaConfig& c)
 
 Tensor LlamaBlock::operator()(const Tensor& x, std::span<const int32_t> positions, KvCache* cache, int64_t layer) const {
   const Tensor h = x + attention(attn_norm(x), positions, cache, layer);
-  const std::vector<Tensor> gate_up = together(ffn_norm(h), {&ffn_gate, &ffn_up});
+  const ArenaVector<Tensor> gate_up = together(ffn_norm(h), {&ffn_gate, &ffn_up});
   return h + ffn_down(swiglu(gate_up[0], gate_up[1]));
 }
 
@@ -34,7 +34,7 @@ Llama::Llama(const LlamaConfig& config, const std::map<std::string, Tensor>& ten
 
 Tensor Llama::hidden(std::span<const int32_t> ids, int64_t B, int64_t T, const Forward& options) const {
   require(int64_t(ids.size()) == B * T, "llama: ", ids.size(), " ids for ", B, " × ", T);
-  std::vector<int32_t> positions(static_cast<size_t>(T));
+  ArenaVector<int32_t> positions(static_cast<size_t>(T));
   std::iota(positions.begin(), positions.end(), options.cache ? int32_t(options.cache->length()) : 0);
 
   const Tensor x = token_embd(ids, {B, T});

@@ -124,10 +124,10 @@ std::string describe(const Tensor& w, int64_t N, int64_t T) {
 
 }  // namespace
 
-std::vector<Tensor> linears(const Tensor& x, std::span<const WeightsAndBias> layers) {
+ArenaVector<Tensor> linears(const Tensor& x, std::span<const WeightsAndBias> layers) {
   Cancellation::point();
   const int64_t T = x.shape().leading().numel(), K = x.dim(-1);
-  std::vector<Tensor> y;
+  ArenaVector<Tensor> y;
   y.reserve(layers.size());
   std::optional<Way> way;                                   // of all of them
   for (const auto& [w, b] : layers) {
@@ -139,7 +139,8 @@ std::vector<Tensor> linears(const Tensor& x, std::span<const WeightsAndBias> lay
     for (const auto& [w, b] : layers) y.push_back(linear(x, w, b));
     return y;
   }
-  std::vector<Product> products;
+  ArenaVector<Product> products;
+  products.reserve(layers.size());
   int64_t all = 0, bytes = 0;
   for (const WeightsAndBias& layer : layers) all += layer.w.dim(0), bytes += layer.w.bytes();
   const Timed timed([&] { return describe(layers[0].w, all, T); }, bytes);

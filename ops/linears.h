@@ -1,7 +1,6 @@
 // Linear layers that share their input.
 #pragma once
 #include <span>
-#include <vector>
 
 #include "tensor/tensor.h"
 
@@ -9,6 +8,6 @@ namespace kvt {
 
 // y_i = x W_iᵀ + b_i, as linear() gives them (ops/ops.h). In inference with quantized weights x is rounded or packed once, and the threads meet once.
 struct WeightsAndBias { const Tensor &w, &b; };
-std::vector<Tensor> linears(const Tensor& x, std::span<const WeightsAndBias> layers);
+ArenaVector<Tensor> linears(const Tensor& x, std::span<const WeightsAndBias> layers);
 
 }  // namespace kvt

@@ -274,6 +274,32 @@ Storage Arena::take(size_t bytes) {
   return {chunks_.back().memory, chunks_.back().memory.get(), bytes, true};
 }
 
+// Before each object lies who keeps its memory alive: a chunk, or nobody where it is the heap's.
+using Keeper = std::shared_ptr<void>;
+constexpr size_t keeper_bytes = 16;
+static_assert(sizeof(Keeper) <= keeper_bytes && alignof(Keeper) <= keeper_bytes);
+
+void* Arena::take_object(size_t bytes) {
+  std::byte* p;
+  if (open_arena) {
+    Storage memory = open_arena->take(keeper_bytes + bytes);
+    p = memory.data();
+    new (p) Keeper(std::move(memory.owner_));
+  } else {
+    p = static_cast<std::byte*>(::operator new(keeper_bytes + bytes));
+    new (p) Keeper;
+  }
+  return p + keeper_bytes;
+}
+
+void Arena::give_object(void* object) noexcept {
+  std::byte* const p = static_cast<std::byte*>(object) - keeper_bytes;
+  auto* const place = reinterpret_cast<Keeper*>(p);
+  const Keeper keeper = std::move(*place);
+  place->~Keeper();
+  if (!keeper) ::operator delete(p);
+}
+
 void Arena::reset() {
   std::erase_if(chunks_, [](const Chunk& c) { return c.memory.use_count() > 1; });   // a tensor escaped: the chunk is its own now
   for (Chunk& c : chunks_) c.used = 0;

@@ -131,6 +131,10 @@ class Arena {
 
   size_t reserved() const;      // bytes held in chunks
 
+  // Memory for small objects, from the thread's open Arena::Scope if there is one, else from the heap; at a multiple of 16. Outlives the scope if it must.
+  static void* take_object(size_t bytes);
+  static void give_object(void* p) noexcept;
+
  private:
   friend class Storage;
   struct Chunk { std::shared_ptr<void> memory; size_t size, used; };
@@ -139,5 +143,18 @@ class Arena {
 
   std::vector<Chunk> chunks_;
 };
+
+// Has the standard library's containers and shared pointers take what they hold from the thread's open Arena::Scope if there is one: a decoding step whose
+// tensors and lists all come from there asks the heap for nothing.
+template <class T>
+struct ArenaAllocator {
+  using value_type = T;
+  ArenaAllocator() = default;
+  template <class U> ArenaAllocator(const ArenaAllocator<U>&) {}
+  T* allocate(size_t n) { return static_cast<T*>(Arena::take_object(n * sizeof(T))); }
+  void deallocate(T* p, size_t) noexcept { Arena::give_object(p); }
+  friend bool operator==(const ArenaAllocator&, const ArenaAllocator&) { return true; }
+};
+template <class T> using ArenaVector = std::vector<T, ArenaAllocator<T>>;      // a short list of one step
 
 }  // namespace kvt

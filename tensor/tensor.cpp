@@ -16,7 +16,7 @@ void append(std::string& to, const Shape& s) {
 
 Tensor::Tensor(const Shape& shape, DType dtype) : Tensor(shape, dtype, Storage::allocate(size_t(byte_size(dtype, shape.numel())))) {}
 
-Tensor::Tensor(const Shape& shape, DType dtype, Storage storage) : impl_(std::make_shared<Impl>()) {
+Tensor::Tensor(const Shape& shape, DType dtype, Storage storage) : impl_(std::allocate_shared<Impl>(ArenaAllocator<Impl>())) {
   const int64_t size = shape.numel(), bytes = byte_size(dtype, size);
   require(int64_t(storage.size()) == bytes, "tensor: ", shape, " of ", dtype, " needs ", bytes, " bytes, got ", storage.size());
   require(shape.rank() == 0 || shape[-1] % info(dtype).block == 0, "tensor: rows of ", shape, " do not fill whole ", dtype, " blocks");

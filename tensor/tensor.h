@@ -18,7 +18,7 @@ class Tensor;
 class Gradient {
  public:
   Gradient() = default;                                        // of no tensor; wants nothing
-  explicit Gradient(int64_t size) : state_(std::make_shared<State>()) { state_->size = size; }
+  explicit Gradient(int64_t size) : state_(std::allocate_shared<State>(ArenaAllocator<State>())) { state_->size = size; }
 
   int64_t size() const { return state_->size; }
   bool wants_grad() const { return state_ && state_->wanted; }

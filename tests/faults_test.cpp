@@ -299,6 +299,30 @@ TEST_CASE("a session goes on after a failure as if nothing had been asked of it"
   CHECK(errors > n / 2);
 }
 
+// A token costs no allocation: what a step needs is there after the first ones.
+TEST_CASE("reading and choosing a token asks the heap for nothing") {
+  const Place place;
+  const Gguf file = Gguf::open(place.model);
+  const auto count = [](const CausalLm& model) {
+    Session session(model, {.context = 512});
+    Sampler sampler({.temperature = 0.8f, .top_k = 10, .repeat_penalty = 1.1f, .repeat_last = 16});
+    std::span<const float> scores = session.evaluate(Ids{3, 4, 5, 6, 7, 8});
+    for (int i = 0; i < 300; ++i) {
+      if (i == 20) Faults::arm(Call::allocate, 0);
+      const int32_t id = sampler(scores, session.tokens());
+      scores = session.evaluate({&id, 1});
+    }
+    const int64_t made = Faults::made(Call::allocate) + Faults::made(Call::storage);
+    Faults::disarm();
+    return made;
+  };
+  const auto model = load_model(file);
+  CHECK(count(*model) == 0);
+  const auto with_adapter = load_model(file);
+  attach_lora(*with_adapter, {.rank = 2});
+  CHECK(count(*with_adapter) == 0);
+}
+
 TEST_CASE("ten steps of training, a checkpoint, an adapter") {
   const Place place;
   strike_all(place, {"train", [&] { return train_and_store(place); }, {"adapter.gguf", "run.checkpoint"}, 60});

@@ -121,12 +121,12 @@ TEST_CASE("layers that share their input give the bits of each alone, on 1, 2 an
       const Tensor x = randn({T, 576}, rng), q = pack(randn({576, 576}, rng), type(DType::Q4_0)), k = pack(randn({192, 576}, rng), type(DType::Q8_0)), none, b = randn({192}, rng);
       if (form == interleaved) interleave(q), interleave(k);
       const WeightsAndBias layers[] = {{q, none}, {k, b}};
-      std::vector<Tensor> first;
+      ArenaVector<Tensor> first;
       for (const int threads : {1, 2, 4}) {
         INFO("threads ", threads, ", rows ", T);
         ThreadPool pool({.threads = threads});
         const ThreadPool::Use use(pool);
-        const std::vector<Tensor> y = linears(x, layers);
+        const ArenaVector<Tensor> y = linears(x, layers);
         REQUIRE(y.size() == 2);
         const Tensor alone[] = {linear(x, q), linear(x, k, b)};
         if (first.empty()) first = y;
