@@ -71,6 +71,8 @@ struct ModelState {
 };
 using Shared = std::shared_ptr<const ModelState>;
 
+DType cache_dtype(kvt_cache_type type, int64_t head_size);      // refuses what is unknown, or does not fit
+
 struct AdapterState {
   Shared model;
   Gguf file;

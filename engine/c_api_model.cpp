@@ -15,6 +15,18 @@ static bool is_encoder(const Gguf& gguf) { return gguf.string("general.architect
 
 static void check(kvt_access access) { expect(access == KVT_ACCESS_READ || access == KVT_ACCESS_MAP, "access: unknown ", int(access)); }
 
+// For this model's views, those that are made from here on.
+static void arrange_weights(const ModelState& m) {
+  const auto lm = m.view();
+  kvt::arrange_weights(*lm);
+  lm->each_parameter([&](const std::string& name, const Parameter& p) {
+    if (!p) return;
+    const Tensor shared = m.gguf.tensor(name);
+    shared.move_to(p.tensor.storage());
+    shared.set_interleaved(p.tensor.interleaved());
+  });
+}
+
 static Shared open_model(const kvt_source& source, const kvt_model_options& o) {
   const auto m = std::make_shared<ModelState>();
   m->log = {o.log, o.log_user};
@@ -46,11 +58,19 @@ static Shared open_model(const kvt_source& source, const kvt_model_options& o) {
   m->tokenizer = Tokenizer::from(m->gguf);
   require(m->tokenizer->vocab().size() == vocabulary, name, ": the tokenizer has ", m->tokenizer->vocab().size(), " tokens, the model ", vocabulary);
   m->fingerprint = fingerprint(m->gguf);
+  if (o.arrange_weights && !m->encoder) arrange_weights(*m);
   m->architecture = m->gguf.string("general.architecture");
   m->name = m->gguf.string("general.name", "");
   m->log(KVT_LOG_INFO, name, ": ", m->architecture, ", ", m->gguf.tensors().size(), " tensors, ", bytes.size(), " bytes ",
          source.kind == KVT_SOURCE_MEMORY ? "used in place" : o.access == KVT_ACCESS_MAP ? "mapped" : "read", ", ", m->pool->threads(), " threads");
   return m;
+}
+
+DType cache_dtype(kvt_cache_type type, int64_t head_size) {
+  expect(type >= KVT_CACHE_TYPE_F16 && type <= KVT_CACHE_TYPE_Q8_0, "cache_type: unknown ", int(type));
+  const DType dtype = type == KVT_CACHE_TYPE_F32 ? DType::F32 : type == KVT_CACHE_TYPE_Q8_0 ? DType::Q8_0 : DType::F16;
+  if (head_size % info(dtype).block) refuse(KVT_UNSUPPORTED, "cache_type: heads of ", head_size, " numbers do not fill whole blocks of ", dtype);
+  return dtype;
 }
 
 static kvt_memory memory_needed(const kvt_source& source, const kvt_model_options& model, const kvt_session_options& session) {
@@ -64,9 +84,11 @@ static kvt_memory memory_needed(const kvt_source& source, const kvt_model_option
     const BertConfig c = load_bert(gguf)->config();
     m.work = uint64_t(work_bytes(c, encode_batch, c.context));
   } else {
-    const LmConfig c = load_model(gguf)->config();
+    const auto lm = load_model(gguf);
+    const LmConfig& c = lm->config();
+    if (model.arrange_weights) m.weights += uint64_t(arranged_bytes(*lm, model.access == KVT_ACCESS_MAP && source.kind != KVT_SOURCE_MEMORY));
     const int64_t context = counted(session.context, std::min<int64_t>(c.context, 4096), INT32_MAX, "context");
-    m.cache = uint64_t(cache_bytes(c, context, session.cache_f32 ? DType::F32 : DType::F16));
+    m.cache = uint64_t(cache_bytes(c, context, cache_dtype(session.cache_type, c.head_size)));
     m.work = uint64_t(work_bytes(c, std::min(context, counted(session.batch, 256, INT32_MAX, "batch"))));
   }
   m.total = m.weights + m.tables + m.cache + m.work;

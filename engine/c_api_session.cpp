@@ -137,7 +137,7 @@ kvt_status kvt_session_new(kvt_model* model, const kvt_session_options* options,
     s->model = model->state;
     s->options.context = counted(o.context, 0, INT32_MAX, "context");
     s->options.batch = counted(o.batch, 256, INT32_MAX, "batch");
-    s->options.cache = o.cache_f32 ? DType::F32 : DType::F16;
+    s->options.cache = cache_dtype(o.cache_type, model->state->config.head_size);
     s->lm = s->model->view();
     s->engine = std::make_unique<Session>(*s->lm, s->options);
     *session = s.release();

@@ -15,7 +15,7 @@ class Session {
  public:
   struct Options {
     int64_t context = 0;               // the most tokens it can hold; 0 = what the model was trained on, at most 4096
-    DType cache = DType::F16;          // element type of keys and values, F16 or F32
+    DType cache = DType::F16;          // element type of keys and values: F32, F16, or Q8_0 where heads are of a multiple of 32
     int64_t batch = 512;               // tokens of a prompt computed at once: more is faster and takes more memory
   };
 

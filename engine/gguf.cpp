@@ -11,7 +11,11 @@ void Gguf::bad_key(std::string_view key, std::string_view why) const { fail("'",
 
 TensorMap Gguf::tensor_map() const {
   TensorMap map;
-  for (const Entry& e : tensors_) map.emplace(e.name, Tensor(e.tensor.shape(), e.tensor.dtype(), e.tensor.storage()));
+  for (const Entry& e : tensors_) {
+    const Tensor mine(e.tensor.shape(), e.tensor.dtype(), e.tensor.storage());
+    mine.set_interleaved(e.tensor.interleaved());
+    map.emplace(e.name, mine);
+  }
   return map;
 }
 

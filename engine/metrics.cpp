@@ -24,7 +24,7 @@ double log_sum_exp(std::span<const float> x) {
   return top + std::log(total);
 }
 
-std::vector<double> token_losses(const CausalLm& model, std::span<const int32_t> ids, int64_t first, int64_t batch) {
+std::vector<double> token_losses(const CausalLm& model, std::span<const int32_t> ids, int64_t first, int64_t batch, DType type) {
   const int64_t T = int64_t(ids.size()), step = batch > 0 ? batch : T;
   require(first >= 1 && first < T, "token_losses: tokens ", first, " to ", T - 1, " of ", T);
   constexpr int64_t rows_at_once = 64;       // of scores: V floats each
@@ -32,7 +32,7 @@ std::vector<double> token_losses(const CausalLm& model, std::span<const int32_t>
   const Tape::Pause inference;
   std::vector<double> losses(size_t(T - first));
   std::optional<KvCache> cache;
-  if (batch > 0) cache = model.make_cache(T, DType::F16);
+  if (batch > 0) cache = model.make_cache(T, type);
   for (int64_t at = 0; at < T - 1; at += step) {
     const int64_t n = std::min(step, T - at), last = std::min(at + n, T - 1);      // what the last token predicts is unknown
     const Tensor hidden = model.hidden(ids.subspan(size_t(at), size_t(n)), 1, n, {.cache = cache ? &*cache : nullptr});
@@ -63,7 +63,7 @@ Perplexity perplexity(const CausalLm& model, std::span<const int32_t> ids, const
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     std::vector<int32_t> tokens(ids.begin() + chunk * context, ids.begin() + (chunk + 1) * context);
     if (options.bos >= 0) tokens[0] = options.bos;
-    for (const double x : token_losses(model, tokens, first, options.batch)) {
+    for (const double x : token_losses(model, tokens, first, options.batch, options.cache)) {
       result.nll += x;
       result.nll_squares += x * x;
     }

@@ -23,7 +23,8 @@ struct PerplexityOptions {
   int64_t chunks = 0;            // how many chunks at most; 0 = all the text has
   int32_t bos = -1;              // replaces each chunk's first token; −1 = none
   bool whole = false;            // count all context − 1 predictions instead of the second half's
-  int64_t batch = 0;             // tokens computed at once, behind those in a cache of F16: few of them as decoding does; 0 = a chunk, without a cache
+  int64_t batch = 0;             // tokens computed at once, behind those in a cache: few of them as decoding does; 0 = a chunk, without a cache
+  DType cache = DType::F16;      // what the cache keeps
 };
 
 // llama-perplexity's protocol: the text is cut into chunks of `context` tokens, each read alone, and only the predictions of tokens
@@ -31,8 +32,8 @@ struct PerplexityOptions {
 Perplexity perplexity(const CausalLm& model, std::span<const int32_t> ids, const PerplexityOptions& options,
                       const std::function<bool(const Perplexity&)>& on_chunk);
 
-// −log p of ids[t] given ids[0 … t−1], for t = first … n−1, in nats; 1 ≤ first < n. `batch` as above.
-std::vector<double> token_losses(const CausalLm& model, std::span<const int32_t> ids, int64_t first = 1, int64_t batch = 0);
+// −log p of ids[t] given ids[0 … t−1], for t = first … n−1, in nats; 1 ≤ first < n. `batch` and `cache` as above.
+std::vector<double> token_losses(const CausalLm& model, std::span<const int32_t> ids, int64_t first = 1, int64_t batch = 0, DType cache = DType::F16);
 
 // Decisions of a classifier by class, for the F-measure (van Rijsbergen 1979):
 //   F1 = 2 TP / (2 TP + FP + FN),   the harmonic mean of precision TP/(TP + FP) and recall TP/(TP + FN)

@@ -3,13 +3,15 @@
 #include <algorithm>
 
 #include "models/together.h"
+#include "ops/loops.h"
 #include "ops/quant.h"
 
 namespace kvt {
 
 KvCache::KvCache(int64_t layers, int64_t capacity, int64_t kv_heads, int64_t head_size, DType dtype, int64_t twins_from) : capacity_(capacity) {
   require(capacity > 0, "kv cache: capacity ", capacity);
-  require(dtype == DType::F32 || dtype == DType::F16, "kv cache: expected F32 or F16, got ", dtype);
+  require(dtype == DType::F32 || dtype == DType::F16 || dtype == DType::Q8_0, "kv cache: expected F32, F16 or Q8_0, got ", dtype);
+  require(head_size % info(dtype).block == 0, "kv cache: heads of ", head_size, " numbers do not fill whole blocks of ", dtype);
   const Shape shape{capacity, kv_heads, head_size};
   const auto fresh = [&] { return Tensor(shape, dtype, Storage::allocate_owned(size_t(byte_size(dtype, shape.numel())))); };
   for (int64_t i = 0; i < layers; ++i) {
@@ -27,15 +29,12 @@ int64_t KvCache::bytes() const {
 
 // The first `n` rows of `cached`, the last of them fresh from `x` [1, T, Hkv, D].
 static Tensor store(const Tensor& cached, int64_t length, const Tensor& x) {
-  const int64_t row = cached.dim(1) * cached.dim(2), n = length + x.dim(1);
-  const int64_t element = info(cached.dtype()).block_bytes;
-  if (cached.dtype() == DType::F32) {
-    std::copy_n(x.data(), x.size(), cached.data() + length * row);
-  } else {
-    auto* to = reinterpret_cast<uint16_t*>(cached.raw()) + length * row;
-    std::transform(x.data(), x.data() + x.size(), to, f32_to_f16);
-  }
-  return Tensor({1, n, cached.dim(1), cached.dim(2)}, cached.dtype(), cached.storage().part(0, size_t(n * row * element)));
+  const int64_t row = cached.dim(1) * cached.dim(2), n = length + x.dim(1), bytes = byte_size(cached.dtype(), row);
+  std::byte* const to = cached.raw() + length * bytes;
+  for_rows(x.dim(1), row, [&, pack = weight_format(cached.dtype()).pack, from = x.data()](int64_t begin, int64_t end) {
+    pack(to + begin * bytes, from + begin * row, (end - begin) * row);
+  });
+  return Tensor({1, n, cached.dim(1), cached.dim(2)}, cached.dtype(), cached.storage().part(0, size_t(n * bytes)));
 }
 
 KvCache::Pair KvCache::append(int64_t layer, int64_t row, const Tensor& k, const Tensor& v) {

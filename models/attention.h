@@ -11,7 +11,7 @@ class KvCache {
   struct Pair { Tensor k, v; };
 
   KvCache() = default;
-  KvCache(int64_t layers, int64_t capacity, int64_t kv_heads, int64_t head_size, DType dtype, int64_t twins_from = -1);   // F32 or F16; −1 = none
+  KvCache(int64_t layers, int64_t capacity, int64_t kv_heads, int64_t head_size, DType dtype, int64_t twins_from = -1);   // F32, F16 or Q8_0; −1 = none
 
   int64_t length() const { return length_; }
   int64_t capacity() const { return capacity_; }

@@ -65,5 +65,7 @@ Tensor CausalLm::through_blocks(Tensor x, const Forward& options, const Block& b
 // (ops/interleave.h). Of a mapped file they leave the pages; a file in memory stays beside those that are interleaved, and the others where they are.
 // Returns how many bytes are interleaved. Nobody else may use the model meanwhile.
 int64_t arrange_weights(CausalLm& model);
+// The bytes it would take: of weights that are mapped, or are not.
+int64_t arranged_bytes(CausalLm& model, bool mapped);
 
 }  // namespace kvt

@@ -12,6 +12,7 @@
 #include "ops/loops.h"
 #include "ops/ops.h"
 #include "ops/profile.h"
+#include "ops/quant.h"
 #include "ops/tuning.h"
 
 namespace kvt {
@@ -28,9 +29,9 @@ Problem check(const Tensor& q, const Tensor& k, const Tensor& v, const Attention
   Problem p{q.dim(0), q.dim(1), k.dim(1), q.dim(2), k.dim(2), q.dim(3), 0, o.scale, o.causal, o.lengths, o.window};
   require(p.Hkv > 0 && p.H % p.Hkv == 0, "attention: ", p.H, " query heads do not share ", p.Hkv, " key heads evenly");
   require(p.D > 0 && p.D <= 256, "attention: heads of ", p.D, " numbers; expected 1 to 256");
-  require(k.dtype() == v.dtype() && (k.dtype() == DType::F32 || k.dtype() == DType::F16), "attention: keys ", k.dtype(), " and values ", v.dtype(),
-          "; expected both F32 or both F16");
-  require(k.dtype() == DType::F32 || !(k.wants_grad() || v.wants_grad()), "attention: F16 keys and values take no gradient");
+  require(k.dtype() == v.dtype() && (k.dtype() == DType::F32 || k.dtype() == DType::F16 || k.dtype() == DType::Q8_0), "attention: keys ", k.dtype(),
+          " and values ", v.dtype(), "; expected both F32, both F16 or both Q8_0");
+  require(k.dtype() == DType::F32 || !(k.wants_grad() || v.wants_grad()), "attention: ", k.dtype(), " keys and values take no gradient");
   require(o.lengths.empty() || int64_t(o.lengths.size()) == p.B, "attention: ", o.lengths.size(), " lengths for a batch of ", p.B);
   for (const int32_t n : o.lengths) require(n >= 0 && n <= p.S, "attention: length ", n, " of ", p.S, " keys");
   require(o.window >= 0 && (o.causal || o.window == 0), "attention: a window of ", o.window, o.causal ? "" : " without causal order");
@@ -60,14 +61,15 @@ class Ahead {
   int64_t rows_ = 0, turns_ = 1, each_ = 0;
 };
 
-// n rows as F32: where they lie, or one behind the other in `buffer`, which F16 takes. Rows of one head that are kilobytes apart share few sets of
+// n rows as F32: where they lie, or one behind the other in `buffer`, which F16 and Q8_0 take. Rows of one head that are kilobytes apart share few sets of
 // the caches; a block of them that several panels read is closer by.
 struct Floats { const float* p; int64_t stride; };
 Floats floats(float* buffer, Rows x, int64_t at, int64_t n, int64_t D, bool together) {
-  if (!x.half() && !together) return {x.f32(at), x.stride};
+  const bool f32 = x.x.dtype() == DType::F32;
+  if (f32 && !together) return {x.f32(at), x.stride};
   for (int64_t i = 0; i < n; ++i) {
-    if (x.half()) kernel::unpack_f16(buffer + i * D, x.f16(at + i * x.stride), D);
-    else std::copy_n(x.f32(at + i * x.stride), D, buffer + i * D);
+    if (f32) std::copy_n(x.f32(at + i * x.stride), D, buffer + i * D);
+    else unpack(buffer + i * D, x.x.dtype(), x.at(at + i * x.stride), D);
   }
   return {buffer, D};
 }
@@ -150,8 +152,8 @@ class Job {
     const bool last = j + block_ >= end_, more = hk_ + 1 < p_.Hkv;
     const int64_t rows = !last ? std::min(block_, end_ - j - block_) : more ? block_ : 0, at = last ? p_.key(b_, begin_, hk_ + 1) : p_.key(b_, j + block_, hk_);
     ahead_.begin(3 * panels_);
-    ahead_.expect(k_.at(at), rows, D_ * k_.bytes(), k_.stride * k_.bytes());
-    ahead_.expect(v_.at(at), rows, D_ * v_.bytes(), v_.stride * v_.bytes());
+    ahead_.expect(k_.at(at), rows, k_.bytes(D_), k_.bytes(k_.stride));
+    ahead_.expect(v_.at(at), rows, v_.bytes(D_), v_.bytes(v_.stride));
     if (!more) return;
     const int64_t blocks = pieces(end_ - begin_, block_), i = (j - begin_) / block_, from = (t1_ - t0_) * i / blocks, to = (t1_ - t0_) * (i + 1) / blocks;
     const int64_t next = p_.query(b_, t0_ + from, hk_ + 1), bytes = p_.G * D_ * int64_t(sizeof(float)), stride = row_ * int64_t(sizeof(float));
@@ -225,7 +227,7 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   if (y.size() > 0) forward(y.data(), record ? lse.data() : nullptr, p, near_q.data(), {near_k, p.Hkv * p.D}, {near_v, p.Hkv * p.D});
   if (!record) return y;
 
-  require(k.dtype() == DType::F32, "attention: F16 keys and values in training");
+  require(k.dtype() == DType::F32, "attention: ", k.dtype(), " keys and values in training");
   return on_backward(y, {q, k, v}, [=, kept_q = saved(near_q), kept_k = saved(near_k), kept_v = saved(near_v), kept_y = saved(y),
                                     q = q.gradient(), k = k.gradient(), v = v.gradient(), y = y.gradient()] {
     const auto wanted = [](const Gradient& x) { return x.wants_grad() ? x.grad() : nullptr; };

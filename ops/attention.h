@@ -29,13 +29,14 @@ struct Problem {
   int64_t key(int64_t b, int64_t j, int64_t hk) const { return ((b * S + j) * Hkv + hk) * D; }           // the next is Hkv D further
 };
 
-// K or V: rows of D numbers, `stride` apart, F32 or F16
+// K or V: rows of D numbers, `stride` apart, F32, F16 or Q8_0 (rows of whole blocks)
 struct Rows {
   const Tensor& x;
   int64_t stride;
   bool half() const { return x.dtype() == DType::F16; }
-  int64_t bytes() const { return half() ? 2 : 4; }          // of a number
-  const void* at(int64_t i) const { return x.raw() + i * bytes(); }
+  bool blocks() const { return x.dtype() == DType::Q8_0; }
+  int64_t bytes(int64_t numbers) const { return byte_size(x.dtype(), numbers); }
+  const void* at(int64_t i) const { return x.raw() + bytes(i); }
   const float* f32(int64_t i) const { return static_cast<const float*>(at(i)); }
   const uint16_t* f16(int64_t i) const { return static_cast<const uint16_t*>(at(i)); }
 };

@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "ops/loops.h"
+#include "ops/quant.h"
 #include "ops/tuning.h"
 
 namespace kvt::attn {
@@ -24,9 +25,9 @@ struct State { float *o, *m, *l; };
 // All queries of batch row b over the keys [j0, j1): states [Hkv, rows] of the heads of keys. Meanwhile the next keys and values are asked for.
 void attend_few(State state, const Problem& p, const float* q, Rows k, Rows v, int64_t b, int64_t rows, int64_t j0, int64_t j1) {
   thread_local Scratch scratch;
-  const int64_t D = p.D, step = tuning::few_keys();
-  float* const queries = scratch.floats(p.Hkv * rows * (D + step + 1) + 12);
-  float *const s = queries + p.Hkv * rows * D, *const fix = s + p.Hkv * rows * step, *const top = fix + p.Hkv * rows, *const from = top + 4, *const to = from + 4;
+  const int64_t D = p.D, step = tuning::few_keys(), block = k.blocks() ? step * p.Hkv * D : 0;      // numbers that are unpacked before they are used
+  float* const queries = scratch.floats(p.Hkv * rows * (D + step + 1) + 12 + block);
+  float *const s = queries + p.Hkv * rows * D, *const fix = s + p.Hkv * rows * step, *const top = fix + p.Hkv * rows, *const from = top + 4, *const to = from + 4, *const unpacked = to + 4;
   std::fill_n(queries, p.Hkv * rows * D, 0.f);
   for (int64_t hk = 0; hk < p.Hkv; ++hk) gather(queries + hk * rows * D, p, q, b, hk, 0, p.T, p.scale * log2_e);
   std::fill_n(state.o, p.Hkv * rows * D, 0.f);
@@ -42,10 +43,13 @@ void attend_few(State state, const Problem& p, const float* q, Rows k, Rows v, i
     const int64_t next = j + step;
     kernel::Ahead ahead;
     const auto asked = [&](int64_t hk, int64_t r, bool values) -> const kernel::Ahead* {
-      if (r > 0 || next + n > p.S) return nullptr;
+      if (r > 0 || next + n > p.S || block) return nullptr;      // blocks are read in order, which the processor guesses
       const int64_t at = p.key(b, next, 0) + (hk + (values ? p.Hkv : 0)) * n * D / 2;
       return ahead = {k.at(at), v.at(at)}, &ahead;
     };
+    // The rows of one head as F32 where they are, or will be once those of all heads are unpacked
+    const auto f32 = [&](Rows x, int64_t hk) { return block ? unpacked + hk * D : x.f32(p.key(b, j, hk)); };
+    if (block) unpack(unpacked, DType::Q8_0, k.at(p.key(b, j, 0)), n * p.Hkv * D);
     for (int64_t hk = 0; hk < p.Hkv; ++hk)
       for (int64_t r = 0; r < rows; r += 4) {
         const int64_t row = hk * rows + r, at = p.key(b, j, hk), used = std::min<int64_t>(4, p.T * p.G - r);
@@ -53,20 +57,21 @@ void attend_few(State state, const Problem& p, const float* q, Rows k, Rows v, i
         float* const scores = s + row * step;
         std::copy_n(state.m + row, 4, top);
         if (k.half()) kernel::attention_dots_f16(scores, top, x, used, k.f16(at), k.stride, n, D, asked(hk, r, false));
-        else kernel::attention_dots_f32(scores, top, x, used, k.f32(at), k.stride, n, D, asked(hk, r, false));
+        else kernel::attention_dots_f32(scores, top, x, used, f32(k, hk), k.stride, n, D, asked(hk, r, false));
         if (!all) {
           look(from, to, 4, p, b, j, n, [&](int64_t i) { return std::min((r + i) / p.G, p.T - 1); });
           hide(scores, top, state.m + row, n, from, to);
         }
         kernel::attention_softmax(scores, state.m + row, state.l + row, fix + row, top, 4, n);
       }
+    if (block) unpack(unpacked, DType::Q8_0, v.at(p.key(b, j, 0)), n * p.Hkv * D);
     for (int64_t hk = 0; hk < p.Hkv; ++hk)
       for (int64_t r = 0; r < rows; r += 4) {
         const int64_t row = hk * rows + r, at = p.key(b, j, hk), used = std::min<int64_t>(4, p.T * p.G - r);
         float* const o = state.o + row * D;
         const float* const weights = s + row * step;
         if (v.half()) kernel::attention_values_f16(o, D, fix + row, nullptr, weights, 4, v.f16(at), v.stride, used, n, D, asked(hk, r, true));
-        else kernel::attention_values_f32(o, D, fix + row, nullptr, weights, 4, v.f32(at), v.stride, used, n, D, asked(hk, r, true));
+        else kernel::attention_values_f32(o, D, fix + row, nullptr, weights, 4, f32(v, hk), v.stride, used, n, D, asked(hk, r, true));
       }
   }
 }

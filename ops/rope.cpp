@@ -15,37 +15,49 @@ namespace {
 // cos and sin of every position and pair: [positions, dims/2, 2]. Angles in double: at position 10⁵ a float has two decimals.
 using Table = std::shared_ptr<const std::vector<float>>;
 
-Table compute_table(std::span<const int32_t> positions, int64_t dims, const RopeOptions& o, std::span<const float> factors) {
-  std::vector<double> freqs(size_t(dims / 2));
-  for (int64_t i = 0; i < dims / 2; ++i)
-    freqs[size_t(i)] = std::pow(double(o.base), -2.0 * double(i) / double(dims)) / (factors.empty() ? 1.0 : double(factors[size_t(i)])) * double(o.freq_scale);
-  std::vector<float> table;
-  table.reserve(positions.size() * size_t(dims));
-  for (const int32_t position : positions)
-    for (const double freq : freqs) {
-      table.push_back(float(std::cos(position * freq)));
-      table.push_back(float(std::sin(position * freq)));
+// Queries and keys of all layers of a model turn by the same angles, so each thread remembers the last table, and makes the next in its place unless a step of
+// backward keeps it.
+class Tables {
+ public:
+  Table find(std::span<const int32_t> positions, int64_t dims, const RopeOptions& o) {
+    const std::span<const float> factors = o.factors ? std::span<const float>(o.factors.values()) : std::span<const float>();
+    const bool same_angles = dims_ == dims && base_ == o.base && freq_scale_ == o.freq_scale && std::equal(factors.begin(), factors.end(), factors_.begin(), factors_.end());
+    if (same_angles && whole_ && std::equal(positions.begin(), positions.end(), positions_.begin(), positions_.end())) return table_;
+    whole_ = false;                                           // until nothing can fail any more
+    if (!same_angles) {
+      dims_ = 0;
+      factors_.assign(factors.begin(), factors.end());
+      freqs_.resize(size_t(dims / 2));
+      for (int64_t i = 0; i < dims / 2; ++i)
+        freqs_[size_t(i)] = std::pow(double(o.base), -2.0 * double(i) / double(dims)) / (factors.empty() ? 1.0 : double(factors[size_t(i)])) * double(o.freq_scale);
+      dims_ = dims, base_ = o.base, freq_scale_ = o.freq_scale;
     }
-  return std::make_shared<const std::vector<float>>(std::move(table));
-}
+    positions_.assign(positions.begin(), positions.end());
+    if (!table_ || table_.use_count() > 1) table_ = std::make_shared<std::vector<float>>();
+    table_->clear();
+    table_->reserve(positions.size() * size_t(dims));
+    for (const int32_t position : positions)
+      for (const double freq : freqs_) {
+        table_->push_back(float(std::cos(position * freq)));
+        table_->push_back(float(std::sin(position * freq)));
+      }
+    whole_ = true;
+    return table_;
+  }
 
-// Queries and keys of all layers of a model turn by the same angles, so each thread remembers the last table.
+ private:
+  int64_t dims_ = 0;
+  float base_ = 0, freq_scale_ = 0;
+  std::vector<float> factors_;
+  std::vector<double> freqs_;
+  std::vector<int32_t> positions_;
+  std::shared_ptr<std::vector<float>> table_;
+  bool whole_ = false;
+};
+
 Table find_table(std::span<const int32_t> positions, int64_t dims, const RopeOptions& o) {
-  struct Last {
-    std::vector<int32_t> positions;
-    std::vector<float> factors;
-    int64_t dims = 0;
-    float base = 0, freq_scale = 0;
-    Table table;
-  };
-  thread_local Last last;
-  const std::span<const float> factors = o.factors ? std::span<const float>(o.factors.values()) : std::span<const float>();
-  const bool same = last.table && last.dims == dims && last.base == o.base && last.freq_scale == o.freq_scale &&
-                    std::equal(positions.begin(), positions.end(), last.positions.begin(), last.positions.end()) &&
-                    std::equal(factors.begin(), factors.end(), last.factors.begin(), last.factors.end());
-  if (!same)
-    last = {{positions.begin(), positions.end()}, {factors.begin(), factors.end()}, dims, o.base, o.freq_scale, compute_table(positions, dims, o, factors)};
-  return last.table;
+  thread_local Tables last;
+  return last.find(positions, dims, o);
 }
 
 // One head, y = x turned or y += x turned. step: distance of the two numbers of a pair; next: of two pairs

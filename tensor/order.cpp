@@ -5,7 +5,9 @@
 
 namespace kvt {
 
-void stable_order(std::span<int64_t> numbers, const Before& before) { std::stable_sort(numbers.begin(), numbers.end(), std::cref(before)); }
+void stable_order(std::span<int64_t> numbers, const Before& before) {
+  std::stable_sort(numbers.begin(), numbers.end(), [&](int64_t a, int64_t b) { return before(a, b); });
+}
 
 std::vector<int64_t> stable_order(int64_t n, const Before& before) {
   std::vector<int64_t> order(static_cast<size_t>(n));

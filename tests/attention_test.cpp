@@ -71,6 +71,12 @@ TEST_CASE("attention is its definition") {
     const Tensor half = attention(q, k16, v16, options(z));
     CHECK(max_relative_error(half.values(), definition(q, unpack(k16), unpack(v16), z)) < 2e-6);
     CHECK(max_relative_error(half.values(), definition(q, k, v, z)) < 2e-3);                    // rounding of K and V included
+    if (z.D % 32) continue;
+
+    const Tensor k8 = pack(k, DType::Q8_0), v8 = pack(v, DType::Q8_0);
+    const Tensor blocks = attention(q, k8, v8, options(z));
+    CHECK(max_relative_error(blocks.values(), definition(q, unpack(k8), unpack(v8), z)) < 2e-6);
+    CHECK(max_relative_error(blocks.values(), definition(q, k, v, z)) < 3e-2);
   }
 }
 
@@ -161,5 +167,5 @@ TEST_CASE("half precision takes no gradient; recording with it is refused") {
   const Tensor q = randn({1, 2, 2, 4}, rng).want_grad(), k = pack(randn({1, 2, 2, 4}, rng), DType::F16);
   Tape tape;
   CHECK_THROWS_WITH_AS(attention(q, k, k, {}), "attention: F16 keys and values in training", Error);
-  CHECK_THROWS_WITH_AS(attention(q, q, k, {}), "attention: keys F32 and values F16; expected both F32 or both F16", Error);
+  CHECK_THROWS_WITH_AS(attention(q, q, k, {}), "attention: keys F32 and values F16; expected both F32, both F16 or both Q8_0", Error);
 }

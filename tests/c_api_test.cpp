@@ -139,6 +139,48 @@ TEST_CASE("what is needed is told before, and the most that was used is no more 
   }
 }
 
+TEST_CASE("arranged weights and caches of every type: told before, and the tokens are those of a model that is as it was read") {
+  const std::string expected = story(OpenModel());
+  for (const kvt_access access : {KVT_ACCESS_READ, KVT_ACCESS_MAP})
+    for (const kvt_cache_type type : {KVT_CACHE_TYPE_F16, KVT_CACHE_TYPE_F32}) {
+      kvt_model_options mo = {};
+      mo.struct_size = sizeof mo, mo.access = access, mo.arrange_weights = 1;
+      kvt_session_options so = {};
+      so.struct_size = sizeof so, so.cache_type = type;
+      kvt_memory need = {}, plain = {};
+      need.struct_size = plain.struct_size = sizeof need;
+      ok(kvt_memory_needed(kvt_path(tiny.c_str()), &mo, &so, &need));
+      mo.arrange_weights = 0;
+      ok(kvt_memory_needed(kvt_path(tiny.c_str()), &mo, &so, &plain));
+      mo.arrange_weights = 1;
+      const OpenModel model(kvt_path(tiny.c_str()), mo);
+      const OpenSession session(model, &so);
+      uint64_t now, most;
+      ok(kvt_memory_used(model.p, &now, nullptr));
+      INFO("access ", int(access), ", cache ", int(type), ": needed ", need.total, ", held ", now);
+      CHECK(now == need.weights + need.tables + need.cache);
+      CHECK(written(session.p, "Once upon a time", 24) == expected);
+      ok(kvt_memory_used(model.p, nullptr, &most));
+      CHECK(most <= need.total);
+      CHECK(need.weights >= plain.weights);
+      if (access == KVT_ACCESS_MAP) CHECK(need.weights > 0);
+    }
+  kvt_session_options so = {};
+  so.struct_size = sizeof so, so.cache_type = KVT_CACHE_TYPE_Q8_0;
+  const OpenModel model;
+  kvt_session* session = nullptr;
+  so.context = 64;
+  kvt_memory need = {};
+  need.struct_size = sizeof need;
+  ok(kvt_memory_needed(kvt_path(tiny.c_str()), nullptr, &so, &need));
+  CHECK(need.cache % 34 == 0);                                     // keys and values of whole blocks
+  ok(kvt_session_new(model.p, &so, &session));
+  CHECK(written(session, "Once upon a time", 24).size() > 24);
+  kvt_session_free(session);
+  so.cache_type = kvt_cache_type(3);
+  CHECK(kvt_session_new(model.p, &so, &session) == KVT_INVALID_ARGUMENT);
+}
+
 TEST_CASE("a limit on memory is kept, and what it refuses leaves all as it was") {
   kvt_memory need = {};
   need.struct_size = sizeof need;

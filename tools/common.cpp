@@ -27,6 +27,12 @@ void add_model_options(CLI::App& command, ModelOptions& o, bool with_adapters) {
   command.add_flag("--check-tensors", o.check_tensors, "refuse a file with infinities or NaNs among its numbers");
 }
 
+void add_cache_option(CLI::App& command, DType& cache) {
+  command.add_option_function<std::string>("--cache,--cache-type", [&cache](const std::string& name) { cache = find_dtype(name.c_str())->type; },
+                                           "what the cache keeps keys and values as: f16 (default), f32, or q8_0, about half of f16")
+      ->check(CLI::IsMember({"f16", "f32", "q8_0"}));
+}
+
 void add_fusion_options(CLI::App& command, ModelOptions& o) {
   auto* fuse = command.add_option_function<float>("--fuse", [&o](float x) { o.fusion = {Fusion::Form::residual, x}; },
       "fuse adapted and base scores, (base + LAMBDA adapted) / (1 + LAMBDA); default: as the last adapter's file says")->check(CLI::NonNegativeNumber);

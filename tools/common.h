@@ -29,6 +29,8 @@ struct ModelOptions {
 void add_model_options(CLI::App& command, ModelOptions& options, bool with_adapters = true);
 // --fuse, --extrapolate, --no-fusion, --domain, --route: for commands that compute with the scores of adapters.
 void add_fusion_options(CLI::App& command, ModelOptions& options);
+// --cache: what keys and values are kept as.
+void add_cache_option(CLI::App& command, DType& cache);
 
 struct LoadedModel {
   Gguf gguf;

@@ -56,7 +56,8 @@ void add_perplexity(CLI::App& app) {
   c->add_option("-c,--context", o->perplexity.context, "tokens per chunk (default 512)")->check(CLI::Range(4, 1 << 20));
   c->add_option("--chunks", o->perplexity.chunks, "chunks at most (default: all)")->check(CLI::PositiveNumber);
   c->add_flag("--whole", o->perplexity.whole, "count all predictions of a chunk, not only its second half's");
-  c->add_option("--batch", o->perplexity.batch, "tokens computed at once, with the kernels and the cache (F16) of decoding (default: a chunk)")->check(CLI::Range(1, 32));
+  c->add_option("--batch", o->perplexity.batch, "tokens computed at once, with the kernels and the cache of decoding (default: a chunk)")->check(CLI::Range(1, 32));
+  add_cache_option(*c, o->perplexity.cache);
   c->add_flag("--json", o->json, "print one JSON object: perplexity, error, nll, tokens (predictions counted), chunks, context");
   c->footer("Examples:\n  kvt perplexity -m model.gguf -f wiki.test.txt -c 512 --chunks 32 --json\n"
             "  kvt perplexity -m model.gguf --adapter domain.gguf --fuse 0.7 -f domain.test.txt");

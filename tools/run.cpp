@@ -21,7 +21,8 @@ namespace {
 
 struct Options {
   ModelOptions model;
-  std::string prompt, file, cache = "f16", system, chat_template;
+  std::string prompt, file, system, chat_template;
+  DType cache = DType::F16;
   int64_t tokens = -1, context = 0;
   SamplerOptions sampler;
   bool print_ids = false, no_bos = false, no_echo = false, ignore_eos = false, quiet = false, as_stored = false, profile = false, chat = false;
@@ -94,7 +95,7 @@ class Writer {
   bool ids_, first_ = true;
 };
 
-Session::Options session_options(const Options& o) { return {.context = o.context, .cache = o.cache == "f32" ? DType::F32 : DType::F16}; }
+Session::Options session_options(const Options& o) { return {.context = o.context, .cache = o.cache}; }
 
 void complete(const Options& o, const LoadedModel& m, double load_seconds) {
   const std::string prompt = o.file.empty() ? o.prompt : read_text(o.file);
@@ -196,7 +197,7 @@ void add_run(CLI::App& app) {
   c->add_option("-f,--file", o->file, "read the prompt from a file, - for standard input")->excludes(prompt);
   c->add_option("-n,--tokens", o->tokens, "how many tokens to write (default: until the model ends or the context is full)")->check(CLI::NonNegativeNumber);
   c->add_option("-c,--context", o->context, "tokens of context (default: the model's, at most 4096)")->check(CLI::PositiveNumber);
-  c->add_option("--cache,--cache-type", o->cache, "element type of the key/value cache: f16 (default) or f32")->check(CLI::IsMember({"f16", "f32"}));
+  add_cache_option(*c, o->cache);
   c->add_option("--temp", o->sampler.temperature, "temperature (default 0.8); 0 = always the most likely token");
   c->add_option("--top-k", o->sampler.top_k, "keep the k most likely tokens (default 40; 0 = all)");
   c->add_option("--top-p", o->sampler.top_p, "keep the most likely tokens up to this probability (default 0.95; 1 = all)");

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ._model import Adapter, Model
 
 _caches = {"keep": 0, "reevaluate": 1, "clear": 2}
+cache_types = {"f16": 0, "f32": 1, "q8_0": 2}
 
 
 class Session(Handle):
@@ -21,8 +22,8 @@ class Session(Handle):
     "reevaluate", they are read anew; "clear", the session is empty then.
     """
 
-    def __init__(self, model: "Model", context: int = 0, batch: int = 0, cache_f32: bool = False, progress: Optional[ProgressFunction] = None) -> None:
-        options = struct("kvt_session_options", context=context, batch=batch, cache_f32=int(cache_f32))
+    def __init__(self, model: "Model", context: int = 0, batch: int = 0, cache_type: str = "f16", progress: Optional[ProgressFunction] = None) -> None:
+        options = struct("kvt_session_options", context=context, batch=batch, cache_type=cache_types[cache_type])
         handle = ffi.new("kvt_session **")
         check(lib.kvt_session_new(model.pointer, options, handle))
         super().__init__(handle[0], lib.kvt_session_free)
