@@ -40,8 +40,8 @@ def run(*command):
 
 def build(name, arguments):
     place = folder / re.sub(r"\W+", "-", name)
-    if not (place / "build.ninja").exists():
-        run("meson", "setup", place, root, *common, "-Db_lto=true", *arguments)
+    again = ["--reconfigure"] if (place / "build.ninja").exists() else []         # with the options of today
+    run("meson", "setup", *again, place, root, *common, "-Db_lto=true", *arguments)
     run("ninja", "-C", place, "libkvt.so.0.1.0")
     stripped = place / "stripped.so"
     run(strip, "--strip-all", "-o", stripped, place / "libkvt.so.0.1.0")
