@@ -26,11 +26,15 @@ class Memory:
     total: int
 
 
-def memory_needed(file: File, *, map: bool = False, arrange: bool = True, context: int = 0, batch: int = 0,
+def _arranged(file: File, arrange: Optional[bool]) -> int:
+    return int(isinstance(file, (str, os.PathLike, tuple)) if arrange is None else arrange)
+
+
+def memory_needed(file: File, *, map: bool = False, arrange: Optional[bool] = None, context: int = 0, batch: int = 0,
                   cache_type: str = "f16") -> Memory:
     """What a model and one session on it will take. Reads the file's header alone."""
     where, memory = source(file), struct("kvt_memory")
-    check(lib.kvt_memory_needed(where[0], struct("kvt_model_options", access=int(map), arrange_weights=int(arrange)),
+    check(lib.kvt_memory_needed(where[0], struct("kvt_model_options", access=int(map), arrange_weights=_arranged(file, arrange)),
                                 struct("kvt_session_options", context=context, batch=batch, cache_type=cache_types[cache_type]), memory))
     return Memory(memory.weights, memory.tables, memory.cache, memory.work, memory.total)
 
@@ -79,15 +83,16 @@ class Model(Handle):
 
     file: a path; (descriptor, offset, size) of an open file; or memory, which is used in place.
     map: memory-map the path. If somebody cuts the file short meanwhile, the operating system ends the process.
-    arrange: have the weights lie in memory as generating reads them fastest: up to twice as fast, but weights that are not mapped are there twice.
+    arrange: have the weights lie in memory as generating reads them fastest: up to twice as fast, but weights that are not mapped are there twice. By
+        default yes, unless the file is memory.
     memory_limit: bytes that this model and all made of it may hold; 0 = any.
     """
 
-    def __init__(self, file: File, *, threads: int = 0, map: bool = False, arrange: bool = True, memory_limit: int = 0, check_weights: bool = False,
+    def __init__(self, file: File, *, threads: int = 0, map: bool = False, arrange: Optional[bool] = None, memory_limit: int = 0, check_weights: bool = False,
                  progress: Optional[ProgressFunction] = None) -> None:
         callbacks = Callbacks(progress)
         where = source(file)
-        options = struct("kvt_model_options", threads=threads, access=int(map), arrange_weights=int(arrange), memory_limit=memory_limit, check_weights=int(check_weights), progress=callbacks.progress)
+        options = struct("kvt_model_options", threads=threads, access=int(map), arrange_weights=_arranged(file, arrange), memory_limit=memory_limit, check_weights=int(check_weights), progress=callbacks.progress)
         handle = ffi.new("kvt_model **")
         callbacks.check(lib.kvt_model_open(where[0], options, handle))
         super().__init__(handle[0], lib.kvt_model_free)

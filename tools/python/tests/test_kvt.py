@@ -57,6 +57,22 @@ def test_from_memory_and_descriptor(model):
     assert story(kvt.Model(TINY, map=True)) == story(model)
 
 
+def test_arranged_weights_and_cache_types(model):
+    expected = story(model)
+    for arrange in (True, False):
+        for map in (True, False):
+            need = kvt.memory_needed(TINY, map=map, arrange=arrange)
+            other = kvt.Model(TINY, map=map, arrange=arrange)
+            assert other.memory_used()[0] == need.weights + need.tables
+            assert story(other) == expected
+    caches = [kvt.memory_needed(TINY, cache_type=t).cache for t in ("f32", "f16", "q8_0")]
+    assert caches[0] == 2 * caches[1] and 64 * caches[2] == 34 * caches[1]
+    for cache_type in ("f32", "f16", "q8_0"):
+        assert "".join(model.session(cache_type=cache_type).generate("Once upon a time", max_tokens=24))
+    with pytest.raises(KeyError):
+        model.session(cache_type="q4_0")
+
+
 def test_tokens(model):
     ids = model.tokenize("Once upon a time – größer")
     assert model.detokenize(ids) == "Once upon a time – größer"
