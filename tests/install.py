@@ -4,7 +4,7 @@ Android, held against a stand-in for the NDK. Each builds examples of tools/exam
 
 usage: install.py FOLDER [step …]       works in FOLDER; steps: prefix pkgconfig static cmake subproject android (default: all)
 """
-import os, pathlib, shutil, subprocess, sys
+import json, os, pathlib, shutil, subprocess, sys
 
 root = pathlib.Path(__file__).resolve().parent.parent
 folder = pathlib.Path(sys.argv[1]).resolve()
@@ -117,8 +117,10 @@ def step_android():
     (place / "include/xsimd").symlink_to("/usr/include/xsimd")
     run("meson", "setup", place / "build", root, "--cross-file", root / "arm/android.ini", "--cross-file", place / "ndk.ini", "-Dopenblas=disabled", "-Dtools=disabled",
         "-Doptimization=s", f"-Dcpp_args=-isystem{place}/include")
-    run("ninja", "-C", place / "build", "libkvt.so.0.1.0")
-    needed = [line.split("[")[1][:-1] for line in run("readelf", "-d", place / "build/libkvt.so.0.1.0").splitlines() if "(NEEDED)" in line]
+    targets = json.loads(run("meson", "introspect", "--targets", place / "build"))
+    library = next(t["filename"][0] for t in targets if t["type"] == "shared library")      # with a version in its name, or as Android has it without
+    run("ninja", "-C", place / "build", os.path.relpath(library, place / "build"))
+    needed = [line.split("[")[1][:-1] for line in run("readelf", "-d", library).splitlines() if "(NEEDED)" in line]
     assert not any("stdc++" in n for n in needed), needed
     return "needs " + ", ".join(needed)
 
