@@ -99,10 +99,11 @@ struct Job {
   int64_t numbers(int64_t block) const { return std::min(kc, k - block * kc); }
   int64_t vector(int64_t block) const { return round_up(numbers(block), of.step) * of.bytes; }      // bytes
 
-  // Vectors of the shared side that are packed by one call, and those of a block of the other: as many for each thread, but no more than the cache likes.
+  // Vectors of the shared side that are packed by one call, and those of a block of the other: as many for each thread, but no more than the cache likes, nor than
+  // the shared side has (what meets few panels should come from the cache that it was just packed into).
   int64_t unit() const { return std::lcm(shared_side, shared().vector_block); }
   int64_t width(int64_t threads) const {
-    const int64_t most = a_shared ? tuning::matmul_cols() : tuning::matmul_rows(), jobs = threads * pieces(own_all, threads * most);
+    const int64_t most = std::min(a_shared ? tuning::matmul_cols() : tuning::matmul_rows(), std::max<int64_t>(64, shared_all)), jobs = threads * pieces(own_all, threads * most);
     return round_up(pieces(own_all, jobs), std::lcm(own_side, own().vector_block));
   }
 };
