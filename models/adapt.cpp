@@ -2,7 +2,6 @@
 
 #include <cmath>
 
-#include "ops/low_rank.h"
 #include "ops/precision.h"
 #include "ops/quant.h"
 
@@ -20,14 +19,11 @@ std::shared_ptr<Lora> Lora::init(int64_t in, int64_t out, int64_t rank, float al
 // s where it is cheapest: on r numbers a token
 Tensor Lora::operator()(const Tensor& x, const Tensor& y) const {
   if (!fast || Tape::current()) return add_linear(y, kvt::scale(linear(x, a), scale), b);
-  add_low_rank(y, x, {a, fast});
+  add_low_rank(y, x, {.a = fast.a, .f = fast.f, .scale = scale * fast.scale});
   return y;
 }
 
-void Lora::freeze() {
-  const Tape::Pause pause;
-  fast = permute(kvt::scale(b, scale), {1, 0});
-}
+void Lora::freeze() { fast = low_rank_factors(a, b); }
 
 Tensor Core::operator()(const Tensor& x, const Tensor& y) const {
   const Tensor h = kvt::scale(linear(x, a), scale);

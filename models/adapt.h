@@ -3,6 +3,7 @@
 #include <functional>
 
 #include "models/layers.h"
+#include "ops/low_rank.h"
 
 namespace kvt {
 
@@ -11,7 +12,7 @@ namespace kvt {
 struct Lora : Adapter {
   Tensor a, b;
   float scale = 1.f;
-  Tensor fast;               // s Bᵀ [r, out], for inference alone: rows of B have r numbers, too few for vectors
+  LowRankFactors fast;       // for inference alone
 
   Lora(Tensor a_, Tensor b_, float s) : a(std::move(a_)), b(std::move(b_)), scale(s) {}
   static std::shared_ptr<Lora> init(int64_t in, int64_t out, int64_t rank, float alpha, Rng& rng);

@@ -135,10 +135,7 @@ std::shared_ptr<GeneratedCore> GeneratedCore::init(std::shared_ptr<const Kvt> kv
   return core;
 }
 
-void GeneratedCore::freeze() {
-  const Tape::Pause pause;
-  fast = permute(kvt::scale(b, scale), {1, 0});
-}
+void GeneratedCore::freeze() { fast = low_rank_factors(a, b); }
 
 std::shared_ptr<Lora> GeneratedCore::folded() const {
   const KvtConfig& c = kvt->config();
@@ -155,7 +152,7 @@ Tensor GeneratedCore::operator()(const Tensor& x, const Tensor& y) const {
   const int64_t rows = x.shape().leading().numel(), k = kvt->config().size;
   require(cores && pass.maker == kvt.get() && rows % cores.dim(0) == 0, "kvt: the cores of this pass have not been made");
   if (!fast || Tape::current()) return y + linear(kvt::scale(core_product(cores, layer, k, linear(x, a)), scale), b);
-  add_low_rank(y, x, {a, fast, cores.data() + layer * k * a.dim(0), cores.dim(1), rows / cores.dim(0)});
+  add_low_rank(y, x, {fast.a, fast.f, cores.data() + layer * k * a.dim(0), cores.dim(1), rows / cores.dim(0), scale * fast.scale});
   return y;
 }
 

@@ -73,7 +73,7 @@ struct GeneratedCore : Adapter {
   int64_t layer = 0;
   Tensor a, b;                                 // A [t, in], B [out, k]
   float scale = 1.f;                           // s
-  Tensor fast;                                 // s Bᵀ [k, out], for inference alone
+  LowRankFactors fast;                         // for inference alone
 
   static std::shared_ptr<GeneratedCore> init(std::shared_ptr<const Kvt> kvt, int64_t layer, int64_t in, int64_t out, float scale, Rng& rng);
   void freeze();                               // makes `fast`; B and s must not change any more

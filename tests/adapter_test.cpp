@@ -263,15 +263,15 @@ TEST_CASE("fingerprints: of the weights, not of the metadata") {
   CHECK(fingerprint(SmallLlama{.tied = false}.gguf()) != id);
 }
 
-TEST_CASE("a frozen LoRA adds what it did before, for few tokens and many; in training it takes the way that learns") {
+TEST_CASE("a frozen LoRA adds what it did before but for rounding to F16, for few tokens and many; in training it takes the way that learns") {
   Base base;
   const LoraSet set = some_lora(*base.model, 6);
   const Ids text = {1, 5, 9, 2, 30, 31, 7, 7, 12, 13};
   const Tensor before = logits_of(*base.model), one = base.model->hidden(std::span(text).first(1), 1, 1, {}), many = base.model->hidden(text, 1, 10, {});
   for (const auto& layer : set.layers) layer.lora->freeze();
-  CHECK(max_relative_error(logits_of(*base.model).values(), before.values()) < 1e-6);
-  CHECK(max_relative_error(base.model->hidden(std::span(text).first(1), 1, 1, {}).values(), one.values()) < 1e-6);
-  CHECK(max_relative_error(base.model->hidden(text, 1, 10, {}).values(), many.values()) < 1e-6);
+  CHECK(max_relative_error(logits_of(*base.model).values(), before.values()) < 1e-3);
+  CHECK(max_relative_error(base.model->hidden(std::span(text).first(1), 1, 1, {}).values(), one.values()) < 1e-3);
+  CHECK(max_relative_error(base.model->hidden(text, 1, 10, {}).values(), many.values()) < 1e-3);
   Tape tape;
   tape.backward(sum(logits_of(*base.model)));
   CHECK(set.layers[0].lora->b.has_grad());

@@ -154,9 +154,9 @@ TEST_CASE("generated cores: α, cores, outputs and every gradient are PyTorch's,
     check_grad(core.a, prefix + "grad.a");
     check_grad(core.b, prefix + "grad.b");
 
-    core.freeze();                                         // the way of inference
+    core.freeze();                                         // the way of inference: factors in F16
     const AdapterPass::Scope scope(pass_with(*kvt, kvt->cores({.embedding = golden("lka.emb")})));
-    CHECK(max_relative_error(core(golden("lka.x"), golden("lka.base")).values(), golden(prefix + "y").values()) < 1e-5);
+    CHECK(max_relative_error(core(golden("lka.x"), golden("lka.base")).values(), golden(prefix + "y").values()) < 1e-3);
   }
 }
 
@@ -318,7 +318,7 @@ TEST_CASE("training generated cores from extracted knowledge; the file holds all
       std::shared_ptr<CausalLm> run = other;
       if (loaded.kvt->config().per_token()) run = std::make_shared<KvtLm>(other, loaded.kvt);
       const Tape::Pause inference;
-      CHECK(max_relative_error(logits_of(Fused(run, *loaded.fusion)).values(), logits_of(fused).values()) < 1e-5);
+      CHECK(max_relative_error(logits_of(Fused(run, *loaded.fusion)).values(), logits_of(fused).values()) < 1e-3);
     }
 }
 

@@ -121,6 +121,13 @@ TEST_CASE("add_low_rank: in place what products of matrices give, with a core fo
       }
       add_low_rank(z, x, {a, f, each > 0 ? cores.data() + 5 : nullptr, step, std::max<int64_t>(each, 1)});
       CHECK(max_relative_error(z.values(), (y + matmul(g, f)).values()) < 1e-5);
+
+      // The same in F16, of factors that would not fit it as they are
+      const LowRankFactors half = low_rank_factors(scale(a, 1e6f), scale(permute(f, {1, 0}), 1e-9f));
+      CHECK(half.a.dtype() == DType::F16);
+      const Tensor z16 = y.clone();
+      add_low_rank(z16, x, {half.a, half.f, each > 0 ? cores.data() + 5 : nullptr, step, std::max<int64_t>(each, 1), 1e3f * half.scale});
+      CHECK(max_relative_error(z16.values(), z.values()) < 2e-3);
     }
   const Tensor a = Tensor::zeros({3, 9}), f = Tensor::zeros({4, 9}), x = Tensor::zeros({1, 9});
   CHECK_THROWS_WITH_AS(add_low_rank(x, x, {a, f}), "add_low_rank: factors [3, 9] and [4, 9] do not take [1, 9] to [1, 9]", Error);
