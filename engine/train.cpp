@@ -19,6 +19,7 @@ Trained trainable(const std::string& name, Parameter& p) {
   require(is_float(p.tensor.dtype()), "train: '", name, "' is ", p.tensor.dtype(), "; only float weights (F32, F16, BF16) can be trained whole");
   const Tensor copy = owned(p.tensor.shape());
   unpack(copy.data(), p.tensor.dtype(), p.tensor.raw(), p.tensor.size());
+  p.tensor.storage().leave_memory();                     // of a mapped file: nobody reads these pages now
   copy.want_grad();
   p.tensor = copy;
   return {name, copy, copy.rank() >= 2};

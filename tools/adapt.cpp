@@ -29,7 +29,7 @@ int64_t print_plan(Report& report, const AdaptOptions& o, const Goal& goal, cons
   }
   for (const Gguf::Entry& e : goal.gguf.tensors()) {
     weights += e.tensor.size();
-    weight_bytes += e.tensor.bytes();
+    if (o.method != "full" || !e.tensor.storage().mapped()) weight_bytes += e.tensor.bytes();      // else they left memory for those that are trained
   }
   const int64_t steps = train_steps(o.train, method.task->size());
   char percent[32];
@@ -98,6 +98,8 @@ void run(AdaptOptions o) {
     report.event({{"event", "interrupted"}, {"step", state.step}, {"checkpoint", o.checkpoint}});
     throw Interrupted();
   }
+  state.moments.clear();                         // room for the result
+  for (const Trained& t : method.trained) t.tensor.drop_grad();
   Gguf result = method.result();
   store_fusion(report, o, *goal, method.made, result);
   result.write(o.out);
