@@ -42,17 +42,14 @@ const float* core_of(const LowRank& m, int64_t t) { return m.cores + t / m.rows_
 template <class Number, class Dots, class Values>
 void add_four(float* y, const float* x, const LowRank& m, const Sizes& z, int64_t t, int64_t rows, const Dots& dots, const Values& values) {
   thread_local Scratch scratch;
-  float *const h = scratch.floats(4 * (z.r + z.q)), *const g = m.cores ? h + 4 * z.r : h, top[4] = {};      // the largest is no matter
+  float *const h = scratch.floats(5 * (z.r + z.q)), *const one = h + 4 * (z.r + z.q), *const g = m.cores ? h + 4 * z.r : h, top[4] = {};      // the largest is no matter
   const float ones[] = {1, 1, 1, 1};
   dots(h, top, x + t * z.K, rows, reinterpret_cast<const Number*>(m.a.raw()), z.K, z.r, z.K, nullptr);
-  if (m.cores)
-    for (int64_t i = 0; i < z.q; ++i)
-      for (int64_t row = 0; row < 4; ++row) {
-        const float* const c = core_of(m, t + std::min(row, rows - 1)) + i * z.r;
-        float total = 0;
-        for (int64_t j = 0; j < z.r; ++j) total += c[j] * h[4 * j + row];
-        g[4 * i + row] = total;
-      }
+  for (int64_t row = 0; m.cores && row < rows; ++row) {
+    for (int64_t j = 0; j < z.r; ++j) one[j] = h[4 * j + row];
+    kernel::dot_f32(one + z.r, core_of(m, t + row), z.r, one, z.q, z.r);
+    for (int64_t i = 0; i < z.q; ++i) g[4 * i + row] = one[z.r + i];
+  }
   for (int64_t i = 0; i < 4 * z.q; ++i) g[i] *= m.scale;
   values(y + t * z.N, z.N, ones, nullptr, g, 4, reinterpret_cast<const Number*>(m.f.raw()), z.N, rows, z.q, z.N, nullptr);
 }
@@ -83,13 +80,7 @@ void add_low_rank(const Tensor& to, const Tensor& from, const LowRank& m) {
   if (unpacked) unpack(numbers, type, m.a.raw(), z.r * z.K), unpack(numbers + z.r * z.K, type, m.f.raw(), z.q * z.N);
   const float *const A = unpacked ? numbers : m.a.data(), *const F = unpacked ? numbers + z.r * z.K : m.f.data();
   multiply(h, z.r, {x, z.K, 1}, {A, 1, z.K}, z.T, z.r, z.K, Precision::f32, false);
-  for (int64_t t = 0; m.cores && t < z.T; ++t)
-    for (int64_t i = 0; i < z.q; ++i) {
-      const float* const c = core_of(m, t) + i * z.r;
-      float total = 0;
-      for (int64_t j = 0; j < z.r; ++j) total += c[j] * h[t * z.r + j];
-      g[t * z.q + i] = total;
-    }
+  for (int64_t t = 0; m.cores && t < z.T; ++t) kernel::dot_f32(g + t * z.q, core_of(m, t), z.r, h + t * z.r, z.q, z.r);
   for (int64_t i = 0; m.scale != 1 && i < z.T * z.q; ++i) g[i] *= m.scale;
   multiply(y, z.N, {g, z.q, 1}, {F, z.N, 1}, z.T, z.N, z.q, Precision::f32);
 }
