@@ -17,7 +17,7 @@ struct Lora : Adapter {
   Lora(Tensor a_, Tensor b_, float s) : a(std::move(a_)), b(std::move(b_)), scale(s) {}
   static std::shared_ptr<Lora> init(int64_t in, int64_t out, int64_t rank, float alpha, Rng& rng);
   int64_t rank() const { return a.dim(0); }
-  void freeze();             // makes `fast`; from here on A, B and s must not change
+  void freeze();             // makes `fast`; from here on A and B must not change
   Tensor operator()(const Tensor& x, const Tensor& y) const override;
 };
 

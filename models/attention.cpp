@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "models/together.h"
-#include "ops/loops.h"
 #include "ops/quant.h"
 
 namespace kvt {
@@ -30,10 +29,8 @@ int64_t KvCache::bytes() const {
 // The first `n` rows of `cached`, the last of them fresh from `x` [1, T, Hkv, D].
 static Tensor store(const Tensor& cached, int64_t length, const Tensor& x) {
   const int64_t row = cached.dim(1) * cached.dim(2), n = length + x.dim(1), bytes = byte_size(cached.dtype(), row);
-  std::byte* const to = cached.raw() + length * bytes;
-  for_rows(x.dim(1), row, [&, pack = weight_format(cached.dtype()).pack, from = x.data()](int64_t begin, int64_t end) {
-    pack(to + begin * bytes, from + begin * row, (end - begin) * row);
-  });
+  const Tensor fresh = cached.dtype() == DType::F32 ? x : pack(x, cached.dtype());
+  std::copy_n(fresh.raw(), fresh.bytes(), cached.raw() + length * bytes);
   return Tensor({1, n, cached.dim(1), cached.dim(2)}, cached.dtype(), cached.storage().part(0, size_t(n * bytes)));
 }
 

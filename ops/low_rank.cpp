@@ -20,6 +20,7 @@ static Tensor halves(const Tensor& x, float& scale) {
   for (const float v : x.values()) most = std::max(most, std::fabs(v));
   int exponent = 0;
   if (most > 0 && std::isfinite(most)) std::frexp(most, &exponent);
+  exponent = std::clamp(exponent, -120, 120);               // of subnormal numbers 2^−exponent would be ∞
   scale *= std::ldexp(1.f, exponent);
   return pack(kvt::scale(x, std::ldexp(1.f, -exponent)), DType::F16);
 }
@@ -50,7 +51,8 @@ void add_four(float* y, const float* x, const LowRank& m, const Sizes& z, int64_
     kernel::dot_f32(one + z.r, core_of(m, t + row), z.r, one, z.q, z.r);
     for (int64_t i = 0; i < z.q; ++i) g[4 * i + row] = one[z.r + i];
   }
-  for (int64_t i = 0; i < 4 * z.q; ++i) g[i] *= m.scale;
+  for (int64_t i = 0; i < z.q; ++i)
+    for (int64_t row = 0; row < rows; ++row) g[4 * i + row] *= m.scale;
   values(y + t * z.N, z.N, ones, nullptr, g, 4, reinterpret_cast<const Number*>(m.f.raw()), z.N, rows, z.q, z.N, nullptr);
 }
 

@@ -5,7 +5,7 @@
 namespace kvt {
 
 // A [r, K] and F [q, N] as decoding reads them fastest: in F16, which is half as much memory to wait for. Each was multiplied by a power of two so that its
-// largest number is about 1; `scale` makes up for both. A number is off by at most 2⁻¹¹ of itself, or 2⁻²⁵ of the largest.
+// largest number lies in [½, 1); `scale` makes up for both. A number is off by at most 2⁻¹¹ of itself, or 2⁻²⁵ of the largest.
 struct LowRankFactors {
   Tensor a, f;
   float scale = 1.f;
