@@ -28,14 +28,9 @@ static void dot_bf16_reference(float* y, const uint16_t* w, int64_t stride, cons
   }
 }
 
-static void axpy_reference(float* y, float a, const float* x, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) y[i] += a * x[i];
-}
-
 namespace kernel {
 Kernel<void(float*, const float*, int64_t, const float*, int64_t, int64_t)> dot_f32("dot_f32", dot_f32_reference);
 Kernel<void(float*, const uint16_t*, int64_t, const float*, int64_t, int64_t)> dot_f16("dot_f16", dot_f16_reference);
 Kernel<void(float*, const uint16_t*, int64_t, const float*, int64_t, int64_t)> dot_bf16("dot_bf16", dot_bf16_reference);
-Kernel<void(float*, float, const float*, int64_t)> axpy("axpy", axpy_reference);
 }  // namespace kernel
 }  // namespace kvt

@@ -111,9 +111,6 @@ extern Kernel<void(float* y, const float* w, int64_t stride, const float* x, int
 extern Kernel<void(float* y, const uint16_t* w, int64_t stride, const float* x, int64_t rows, int64_t n)> dot_f16;
 extern Kernel<void(float* y, const uint16_t* w, int64_t stride, const float* x, int64_t rows, int64_t n)> dot_bf16;
 
-// y += a x
-extern Kernel<void(float* y, float a, const float* x, int64_t n)> axpy;
-
 // --- quantized weights (block layouts: ops/quant.h) ---
 
 // x_i ≈ d q_i, block by block; n is a multiple of 32. Rounds to nearest.

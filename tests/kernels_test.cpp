@@ -239,15 +239,6 @@ void dot_case(const K& kernel, T (*convert)(float)) {
     }
 }
 
-void axpy_case() {
-  for (int64_t n : sizes())
-    parity(kernel::axpy, 1e-6, [&](auto fn) {
-      Guarded<float> x(random(n, 9), int(n % 4)), y(random(n, 10), int(n % 3));
-      fn(y, -1.7f, x, n);
-      return collect(y, 4);
-    });
-}
-
 void pack_bf16_case() {
   for (int64_t n : sizes())
     parity(kernel::pack_bf16, 0, [&](auto fn) {
@@ -699,7 +690,6 @@ std::map<std::string, Case> cases() {
       {"dot_f32", [] { dot_case(kernel::dot_f32, same); }},
       {"dot_f16", [] { dot_case(kernel::dot_f16, f32_to_f16); }},
       {"dot_bf16", [] { dot_case(kernel::dot_bf16, f32_to_bf16); }},
-      {"axpy", axpy_case},
       {"quantize_q8", quantize_case},
       {"softmax", softmax_case},
       {"softmax_grad", softmax_grad_case},
@@ -784,8 +774,8 @@ TEST_CASE("a wish that cannot be met names what there is and changes nothing") {
   choose_kernels("");
   CHECK(message("avx9000").find("there are: reference, blocked") != std::string::npos);
   CHECK(message("nonesuch=reference").find("matmul_tile") != std::string::npos);
-  CHECK(message("axpy=blas").find("there are: reference") != std::string::npos);
-  CHECK(message("reference,axpy=avx9000").find("axpy has no variant 'avx9000'") != std::string::npos);
+  CHECK(message("softmax=blas").find("there are: reference") != std::string::npos);
+  CHECK(message("reference,softmax=avx9000").find("softmax has no variant 'avx9000'") != std::string::npos);
 #if defined(__x86_64__)
   CHECK(message("neon").find("no kernels for 'neon'") != std::string::npos);
 #else

@@ -114,10 +114,6 @@ void swiglu_grad(float* dgate, float* dup, const float* gate, const float* up, c
   });
 }
 
-void axpy(float* y, float a, const float* x, int64_t n) {
-  sweep(n, [&](auto at) { at.store(y, fma(V(a), at.load(x), at.load(y))); });
-}
-
 }  // namespace
 
 void ISA::add_maps() {
@@ -134,7 +130,6 @@ void ISA::add_maps() {
   kernel::tanh_grad.add(this_isa, tanh_grad);
   kernel::swiglu.add(this_isa, swiglu);
   kernel::swiglu_grad.add(this_isa, swiglu_grad);
-  kernel::axpy.add(this_isa, axpy);
 }
 
 }  // namespace kvt
