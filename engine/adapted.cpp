@@ -30,10 +30,13 @@ Attached attach(Model& model, const AdapterUse& use, const std::string& base, bo
     require_adapter(file, "head", model, base, any_base);
   } else {
     const LoraSet set = load_adapter(model, file, use.scale, base, any_base);
+    std::vector<LowRankFactors*> fast;
     for (const auto& layer : set.layers) {
       layer.lora->freeze();
+      fast.push_back(&layer.lora->fast);
       a.adapters.push_back(layer.lora);
     }
+    bring_together(fast);
     a.fusion = set.fusion;
   }
   return a;

@@ -97,6 +97,7 @@ LoadedBank load_bank(CausalLm& model, const Gguf& file, float scale, const std::
   std::map<std::string, std::shared_ptr<BankAdapter>> layers;
   for (size_t d = 0; d < domains.size(); ++d) {
     const LoraSet set = load_adapter(model, adapter_of(file, domains[d]), scale, base, any_base);      // checks all, and attaches behind what is there:
+    std::vector<LowRankFactors*> fast;
     for (const auto& [name, lora] : set.layers) {
       linears.at(name)->adapters.pop_back();                                                           // here it comes off again
       auto& layer = layers[name];
@@ -106,8 +107,10 @@ LoadedBank load_bank(CausalLm& model, const Gguf& file, float scale, const std::
         layer->domains.resize(domains.size());
       }
       lora->freeze();
+      fast.push_back(&lora->fast);
       layer->domains[d] = lora;
     }
+    bring_together(fast);
     require(!layers.contains("output"), file.path(), ": domain '", domains[d].name, "' adapts the output matrix, which sees no choice of a domain");
   }
   for (const auto& [name, layer] : layers) {

@@ -169,6 +169,7 @@ KvtSet load_kvt(CausalLm& model, const Gguf& file, float scale, const std::strin
   load_parameters(*set.kvt, tensors, path);
   for (const auto& [name, x] : tensors) require(x.dtype() == DType::F32, path, ": tensor 'kvt.", name, "' is ", x.dtype(), ", expected F32, F16 or BF16");
 
+  std::vector<LowRankFactors*> fast;
   for (const std::string& name : names) {
     require(linears.contains(name) && name.starts_with("blk."), path, ": the base has no linear layer '", name, "' in its blocks");
     const auto core = std::make_shared<GeneratedCore>();
@@ -181,13 +182,16 @@ KvtSet load_kvt(CausalLm& model, const Gguf& file, float scale, const std::strin
     std::shared_ptr<Adapter> attached = core;
     if (c.per_token()) {
       core->freeze();
+      fast.push_back(&core->fast);
     } else {
       const auto lora = core->folded();
       lora->freeze();
+      fast.push_back(&lora->fast);
       attached = lora;
     }
     set.layers.push_back({name, core, attached});
   }
+  bring_together(fast);
   set.fusion = read_fusion(file);
   for (const auto& layer : set.layers) linears.at(layer.name)->adapters.push_back(layer.attached);
   return set;

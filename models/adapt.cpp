@@ -19,8 +19,13 @@ std::shared_ptr<Lora> Lora::init(int64_t in, int64_t out, int64_t rank, float al
 // s where it is cheapest: on r numbers a token
 Tensor Lora::operator()(const Tensor& x, const Tensor& y) const {
   if (!fast || Tape::current()) return add_linear(y, kvt::scale(linear(x, a), scale), b);
-  add_low_rank(y, x, {.a = fast.a, .f = fast.f, .scale = scale * fast.scale});
+  add_low_rank(y, x, *low_rank(0));
   return y;
+}
+
+std::optional<LowRank> Lora::low_rank(int64_t) const {
+  if (!fast) return std::nullopt;
+  return LowRank{.a = fast.a, .f = fast.f, .scale = scale * fast.scale};
 }
 
 void Lora::freeze() { fast = low_rank_factors(a, b); }

@@ -19,6 +19,7 @@ struct Lora : Adapter {
   int64_t rank() const { return a.dim(0); }
   void freeze();             // makes `fast`; from here on A and B must not change
   Tensor operator()(const Tensor& x, const Tensor& y) const override;
+  std::optional<LowRank> low_rank(int64_t rows) const override;
 };
 
 // A small core between frozen bases:  y' = y + s B (C (A x)),  A [k, in], B [out, k];  only c is trained, C = diag(c) for c [k], and

@@ -146,14 +146,25 @@ std::shared_ptr<Lora> GeneratedCore::folded() const {
   return std::make_shared<Lora>(a, matmul(b, core), scale);
 }
 
-Tensor GeneratedCore::operator()(const Tensor& x, const Tensor& y) const {
+// The pass's cores, of which there is one for each row or for some that follow one another
+static const Tensor& cores_for(const Kvt& kvt, int64_t rows) {
   const AdapterPass& pass = AdapterPass::current();
-  const Tensor& cores = pass.cores;
+  require(pass.cores && pass.maker == &kvt && rows % pass.cores.dim(0) == 0, "kvt: the cores of this pass have not been made");
+  return pass.cores;
+}
+
+Tensor GeneratedCore::operator()(const Tensor& x, const Tensor& y) const {
   const int64_t rows = x.shape().leading().numel(), k = kvt->config().size;
-  require(cores && pass.maker == kvt.get() && rows % cores.dim(0) == 0, "kvt: the cores of this pass have not been made");
+  const Tensor& cores = cores_for(*kvt, rows);
   if (!fast || Tape::current()) return y + linear(kvt::scale(core_product(cores, layer, k, linear(x, a)), scale), b);
-  add_low_rank(y, x, {fast.a, fast.f, cores.data() + layer * k * a.dim(0), cores.dim(1), rows / cores.dim(0), scale * fast.scale});
+  add_low_rank(y, x, *low_rank(rows));
   return y;
+}
+
+std::optional<LowRank> GeneratedCore::low_rank(int64_t rows) const {
+  if (!fast) return std::nullopt;
+  const Tensor& cores = cores_for(*kvt, rows);
+  return LowRank{fast.a, fast.f, cores.data() + layer * kvt->config().size * a.dim(0), cores.dim(1), rows / cores.dim(0), scale * fast.scale};
 }
 
 KvtLm::KvtLm(std::shared_ptr<CausalLm> model, std::shared_ptr<const Kvt> kvt) : model_(std::move(model)), kvt_(std::move(kvt)) {

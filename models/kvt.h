@@ -80,6 +80,7 @@ struct GeneratedCore : Adapter {
   // The same as a LoRA, A and B C with scale s, of a core that does not depend on the input; it costs no more than that. Throws for others.
   std::shared_ptr<Lora> folded() const;
   Tensor operator()(const Tensor& x, const Tensor& y) const override;
+  std::optional<LowRank> low_rank(int64_t rows) const override;
 };
 
 // y_n = C_n h_n:  cores [N, layers · k · t], of which `layer` counts; h [.., t] of `each` N rows, the first `each` for the first core: [.., k]

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "ops/linears.h"
+
 namespace kvt {
 
 Linear::Linear(int64_t in, int64_t out, bool has_bias) : weight(Shape{out, in}) {
@@ -11,7 +13,26 @@ Linear::Linear(int64_t in, int64_t out, bool has_bias) : weight(Shape{out, in}) 
 
 using Rows = AdapterPass::Rows;
 
-Tensor Linear::with(const Tensor& w, const Tensor& x) const { return adapted(x, linear(input(x), w, bias)); }
+Tensor Linear::with(const Tensor& w, const Tensor& x) const {
+  ArenaVector<LowRank> more;
+  if (adapters.empty() || !factors(x.shape().leading().numel(), more)) return adapted(x, linear(input(x), w, bias));
+  const WeightsAndBias one[] = {{w, bias.tensor, more}};
+  return linears(x, one)[0];
+}
+
+bool Linear::factors(int64_t rows, ArenaVector<LowRank>& all) const {
+  if (Tape::current()) return false;
+  const Rows of = AdapterPass::current().rows;
+  for (const auto& adapter : adapters) {
+    if (of == Rows::base && !adapter->of_base) continue;
+    const bool half = of == Rows::twins && !adapter->of_base;
+    std::optional<LowRank> m = adapter->low_rank(half ? rows / 2 : rows);
+    if (!m) return false;
+    if (half) m->from = rows / 2;
+    all.push_back(*m);
+  }
+  return true;
+}
 
 Tensor Linear::input(const Tensor& x) const {
   const Rows rows = AdapterPass::current().rows;

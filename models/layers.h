@@ -1,9 +1,11 @@
 // The layers every Transformer is made of.
 #pragma once
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "models/module.h"
+#include "ops/low_rank.h"
 #include "ops/ops.h"
 
 namespace kvt {
@@ -14,6 +16,8 @@ struct Adapter {
   virtual ~Adapter() = default;
   virtual Tensor input(const Tensor& x) const { return x; }      // for W alone: all adapters see the layer's own x
   virtual Tensor operator()(const Tensor& x, const Tensor& y) const = 0;
+  // The same, where it is so, as factors that a linear layer adds while it computes y; for inference, of `rows` rows.
+  virtual std::optional<LowRank> low_rank(int64_t rows) const { return (void)rows, std::nullopt; }
 };
 
 // What adapters know, beside x and y, of the forward pass they take part in. It belongs to the thread while a Scope is alive.
@@ -53,6 +57,8 @@ struct Linear {
   Linear(int64_t in, int64_t out, bool has_bias = false);
   Tensor operator()(const Tensor& x) const { return with(weight, x); }
   Tensor with(const Tensor& w, const Tensor& x) const;           // another matrix in W's place: an output layer's may be the embedding's
+  // All that adapters do to `rows` rows, as such factors; false if they do more than that, or training needs to see it.
+  bool factors(int64_t rows, ArenaVector<LowRank>& all) const;
   Tensor input(const Tensor& x) const;                           // what W gets of x,
   Tensor adapted(const Tensor& x, const Tensor& y) const;        // and what adapters make of its result, in whose memory it may lie
   template <class F> void fields(F&& f) { f("weight", weight); if (bias.shape.rank() > 0) f("bias", bias); }

@@ -9,12 +9,15 @@ namespace kvt {
 
 inline ArenaVector<Tensor> together(const Tensor& x, std::initializer_list<const Linear*> layers) {
   ArenaVector<WeightsAndBias> weights;
+  ArenaVector<ArenaVector<LowRank>> more;
   ArenaVector<Tensor> y;
-  weights.reserve(layers.size());
-  bool one_input = !Tape::current();
+  weights.reserve(layers.size()), more.reserve(layers.size());
+  const int64_t rows = x.shape().leading().numel();
+  bool one_input = !Tape::current(), low_rank = one_input;      // low_rank: all that adapters do is added by factors
   for (const Linear* layer : layers) {
-    one_input = one_input && layer->input(x).same(x);
-    weights.push_back({layer->weight.tensor, layer->bias.tensor});
+    low_rank = low_rank && layer->factors(rows, more.emplace_back());
+    one_input = one_input && (low_rank || layer->input(x).same(x));
+    weights.push_back({layer->weight.tensor, layer->bias.tensor, low_rank ? std::span<const LowRank>(more.back()) : std::span<const LowRank>()});
   }
   if (!one_input) {
     y.reserve(layers.size());
@@ -22,7 +25,8 @@ inline ArenaVector<Tensor> together(const Tensor& x, std::initializer_list<const
     return y;
   }
   y = linears(x, weights);
-  for (size_t i = 0; i < y.size(); ++i) y[i] = layers.begin()[i]->adapted(x, y[i]);
+  for (size_t i = 0; i < y.size(); ++i)
+    if (weights[i].more.empty()) y[i] = layers.begin()[i]->adapted(x, y[i]);
   return y;
 }
 

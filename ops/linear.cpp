@@ -5,7 +5,9 @@
 //   few rows, quantized W    rows of x rounded to 8 bits, integer dot products (the default for inference: ops/quant.h); of interleaved W any number
 //   many rows, not F32       tiles of BF16 where there is an instruction for them (ops/linear_tiles.cpp; inference alone)
 //   else, and in BF16        products of matrices, W unpacked as it is packed (ops/panel_product.h)
+#include <atomic>
 #include <optional>
+#include <thread>
 
 #include "ops/interleave.h"
 #include "ops/linear_tiles.h"
@@ -63,8 +65,53 @@ void for_weight_rows(std::span<const Product> products, int64_t T, int64_t K, F&
   });
 }
 
+// What low-rank adapters add to products of few rows (ops/low_rank.h): G is made by the thread whose piece comes first, while the others begin with W; they wait for
+// it when they come to add.
+class Additions {
+ public:
+  Additions(std::span<const Product> products, const float* x, int64_t T) : products_(products), x_(x), T_(T) {
+    for (const Product& p : products)
+      for (const LowRank& m : p.more) numbers_ += low_rank_rows * m.outer();
+    thread_local Scratch scratch;
+    if (numbers_ > 0) g_ = scratch.floats(numbers_);
+  }
+
+  // Before the products of rows first … first + count − 1 of p.w
+  void begin(const Product& p, int64_t first, int64_t count) {
+    for (const LowRank& m : p.more) prefetch_outer(m, first, count);
+    if (numbers_ == 0 || &p != products_.data() || first > 0) return;
+    const struct Made { std::atomic<bool>& ready; ~Made() { ready.store(true, std::memory_order_release); } } made{ready_};      // also if there is no memory
+    float* g = g_;
+    for (const Product& each : products_)
+      for (const LowRank& m : each.more) low_rank_inner(g, m, x_, m.from, T_ - m.from), g += low_rank_rows * m.outer();
+  }
+  // After them
+  void end(const Product& p, int64_t first, int64_t count) {
+    if (p.more.empty()) return;
+    for (int spins = 0; !ready_.load(std::memory_order_acquire); ++spins)
+      if (spins > 1000) std::this_thread::yield();
+    const float* g = g_;
+    for (const Product* before = products_.data(); before != &p; ++before)
+      for (const LowRank& m : before->more) g += low_rank_rows * m.outer();
+    const int64_t N = p.w.dim(0);
+    for (const LowRank& m : p.more) low_rank_outer(p.y + m.from * N + first, N, m, g, T_ - m.from, first, count), g += low_rank_rows * m.outer();
+  }
+
+ private:
+  std::span<const Product> products_;
+  const float* x_;
+  int64_t T_, numbers_ = 0;
+  float* g_ = nullptr;
+  std::atomic<bool> ready_{false};
+};
+
 void dot_products(std::span<const Product> products, const float* x, int64_t T, int64_t K) {
-  for_weight_rows(products, T, K, [=](const Product& p, int64_t first, int64_t count) { dots_of(p, x, first, count, T); });
+  Additions more(products, x, T);
+  for_weight_rows(products, T, K, [&, x, T](const Product& p, int64_t first, int64_t count) {
+    more.begin(p, first, count);
+    dots_of(p, x, first, count, T);
+    more.end(p, first, count);
+  });
 }
 
 void q8_products(std::span<const Product> products, const float* x, int64_t T, int64_t K) {
@@ -72,7 +119,12 @@ void q8_products(std::span<const Product> products, const float* x, int64_t T, i
   rounded.resize(size_t(T * K / 32));
   Q8Block* const q = rounded.data();
   for_rows(T, K, [&](int64_t begin, int64_t end) { kernel::quantize_q8(q + begin * K / 32, x + begin * K, (end - begin) * K); });
-  for_weight_rows(products, T, K, [=](const Product& p, int64_t first, int64_t count) { q8_dots_of(p, q, first, count, T); });
+  Additions more(products, x, T);
+  for_weight_rows(products, T, K, [&more, q, T](const Product& p, int64_t first, int64_t count) {
+    more.begin(p, first, count);
+    q8_dots_of(p, q, first, count, T);
+    more.end(p, first, count);
+  });
 }
 
 // y = x Wᵀ + b
@@ -103,6 +155,13 @@ void multiply(Way way, std::span<const Product> products, const float* x, int64_
   (way == Way::q8 ? q8_products : way == Way::tiles ? tile_products : dot_products)(products, x, T, K);
 }
 
+// Whether that way adds what a product has more, while it computes.
+bool on_the_way(Way way, const Product& p, int64_t T) { return way == Way::tiles ? tiles_take(p) : T <= low_rank_rows; }
+
+void add_all(const Tensor& y, const Tensor& x, std::span<const LowRank> more) {
+  for (const LowRank& m : more) add_low_rank(y, x, m);
+}
+
 void check_weights(const Tensor& x, const Tensor& w, const Tensor& b) {
   require(x && w && x.rank() >= 1 && w.rank() == 2 && x.dim(-1) == w.dim(1), "linear: weights ", w ? w.shape() : Shape{},
           " do not fit the last axis of ", x ? x.shape() : Shape{});
@@ -130,13 +189,14 @@ ArenaVector<Tensor> linears(const Tensor& x, std::span<const WeightsAndBias> lay
   ArenaVector<Tensor> y;
   y.reserve(layers.size());
   std::optional<Way> way;                                   // of all of them
-  for (const auto& [w, b] : layers) {
+  for (const auto& [w, b, more] : layers) {
+    require(more.empty() || !Tape::current(), "linears: low-rank factors are added in inference alone");
     check_weights(x, w, b);
     const Way one = way_of(w, T, K);
     way = !way || *way == one ? one : Way::panels;
   }
   if (way == Way::panels || Tape::current()) {
-    for (const auto& [w, b] : layers) y.push_back(linear(x, w, b));
+    for (const auto& [w, b, more] : layers) add_all(y.emplace_back(linear(x, w, b)), x, more);
     return y;
   }
   ArenaVector<Product> products;
@@ -144,12 +204,17 @@ ArenaVector<Tensor> linears(const Tensor& x, std::span<const WeightsAndBias> lay
   int64_t all = 0, bytes = 0;
   for (const WeightsAndBias& layer : layers) all += layer.w.dim(0), bytes += layer.w.bytes();
   const Timed timed([&] { return describe(layers[0].w, all, T); }, bytes);
-  for (const auto& [w, b] : layers) {
+  for (const auto& [w, b, more] : layers) {
+    for (const LowRank& m : more) check_low_rank(m, K, w.dim(0));
     y.emplace_back(x.shape().with_last(w.dim(0)));
-    products.push_back({y.back().data(), w});
+    products.push_back({y.back().data(), w, more});
+    if (!on_the_way(*way, products.back(), T)) products.back().more = {};
   }
   multiply(*way, products, x.data(), T, K);
-  for (size_t i = 0; i < y.size(); ++i) add_bias(y[i].data(), layers[i].b, T, y[i].dim(-1));
+  for (size_t i = 0; i < y.size(); ++i) {
+    add_bias(y[i].data(), layers[i].b, T, y[i].dim(-1));
+    if (products[i].more.empty()) add_all(y[i], x, layers[i].more);
+  }
   return y;
 }
 

@@ -12,6 +12,8 @@
 //   BF16        x₁ w₁ + x₂ w₁                   2^−17; w₁ is exact
 //   F16         x₁ w₁ + x₂ w₁ + x₁ w₂           2^−17; w₁ + w₂ is exact, its 11 bits being fewer than 16
 //
+// What low-rank adapters add, s Fᵀ (C_t (A x_t)), is a sum over few numbers more, with G = s C_t (A x_t) in F32 before it is packed (quantized weights alone).
+//
 // Integer tiles would be slower: what they add up must be scaled after every block of 32 numbers, which takes several times as long as the
 // products do.
 #include "ops/linear_tiles.h"
@@ -69,9 +71,25 @@ void pack_x(std::byte* a, const Plan& plan, const float* x, int64_t i, int parts
   }
 }
 
-// n rows of W from `first` on, block by block: part p of block b lies at b_panels + (p blocks + b) b_panel.
-void pack_w(std::byte* to, const Plan& plan, const Tensor& w, int64_t first, int64_t n, int parts) {
+// n rows of weights, block by block: part p of block b lies at b_panels + (p blocks + b) b_panel.
+template <class RowAt>
+void pack_rows(std::byte* to, const Plan& plan, DType type, const RowAt& row_at, int64_t n, int parts) {
   alignas(64) float numbers[64 * piece];
+  const auto& of = plan.tile.traits;
+  auto* const unpack = weight_format(type).unpack->best().fn;
+  for (int64_t b = 0; b < plan.blocks; ++b)
+    for (int64_t k = 0; k < plan.in_block(b); k += piece) {
+      const int64_t count = std::min(piece, plan.in_block(b) - k);
+      for (int64_t r = 0; r < n; ++r) unpack(numbers + r * piece, row_at(r) + byte_size(type, b * plan.kc + k), count);
+      for (int p = 0; p < parts; ++p) {
+        if (p > 0) keep_rest(numbers, n * piece);
+        of.pack_b(to + (p * plan.blocks + b) * plan.b_panel() + k * of.cols * of.bytes, of.cols, numbers, piece, 1, n, count);
+      }
+    }
+}
+
+// Rows first … first + n − 1 of W
+void pack_w(std::byte* to, const Plan& plan, const Tensor& w, int64_t first, int64_t n, int parts) {
   const auto& of = plan.tile.traits;
   if (w.interleaved() && of.pair_step > 0) {
     if (n < of.cols) std::fill_n(to, plan.blocks * plan.b_panel(), std::byte{});
@@ -81,21 +99,90 @@ void pack_w(std::byte* to, const Plan& plan, const Tensor& w, int64_t first, int
                                             w.interleaved().data() + (first + r) * byte_size(w.dtype(), plan.K), b * plan.kc / 32, plan.in_block(b) / 32, plan.K);
     return;
   }
-  auto* const unpack = weight_format(w.dtype()).unpack->best().fn;
   const std::byte* const rows = w.raw() + first * byte_size(w.dtype(), plan.K);
   const int64_t row = byte_size(w.dtype(), plan.K);
-  for (int64_t b = 0; b < plan.blocks; ++b)
-    for (int64_t k = 0; k < plan.in_block(b); k += piece) {
-      const int64_t count = std::min(piece, plan.in_block(b) - k);
-      for (int64_t r = 0; r < n; ++r) unpack(numbers + r * piece, rows + r * row + byte_size(w.dtype(), b * plan.kc + k), count);
-      for (int p = 0; p < parts; ++p) {
-        if (p > 0) keep_rest(numbers, n * piece);
-        of.pack_b(to + (p * plan.blocks + b) * plan.b_panel() + k * of.cols * of.bytes, of.cols, numbers, piece, 1, n, count);
-      }
-    }
+  pack_rows(to, plan, w.dtype(), [=](int64_t r) { return rows + r * row; }, n, parts);
 }
 
 }  // namespace
+
+namespace {
+
+constexpr int64_t most_rank = 16, most_side = 64;      // of an addition; of a tile
+
+// What low-rank adapters add to the products of one call, each as one more block of numbers to sum over:  y += G F,  G [T, q] = s C_t (A x_t).
+// All A's together are the columns of one product H = x Aᵀ [T, Σ r].
+class Additions {
+ public:
+  Additions(std::span<const Product> products, const Plan& plan) : products_(products), plan_(plan), of_(plan.tile.traits) {
+    for (const Product& p : products)
+      for (const LowRank& m : p.more) columns_ += m.inner(), g_bytes_ += plan.panels * g_panel(m);
+  }
+  int64_t bytes() const { return g_bytes_ + a_panels() * plan_.blocks * plan_.b_panel(); }
+  const std::byte* panels() const { return g_; }                // of G, of one addition after another: panels_of(m) bytes each
+  int64_t panels_of(const LowRank& m) const { return plan_.panels * g_panel(m); }
+
+  // Packs all A's.
+  void begin(std::byte* memory) {
+    g_ = memory, a_ = memory + g_bytes_;
+    ArenaVector<const std::byte*> rows;
+    rows.reserve(size_t(columns_));
+    for (const Product& p : products_)
+      for (const LowRank& m : p.more)
+        for (int64_t r = 0; r < m.inner(); ++r) rows.push_back(m.a.raw() + byte_size(DType::F16, r * plan_.K));
+    for (int64_t j = 0; j < a_panels(); ++j)
+      pack_rows(a_ + j * plan_.blocks * plan_.b_panel(), plan_, DType::F16, [&](int64_t r) { return rows[size_t(j * of_.cols + r)]; },
+                std::min<int64_t>(of_.cols, columns_ - j * of_.cols), 1);
+  }
+  // Packs panel i of each G, of the same panel of x, which begins block by block at x_blocks + b a_block.
+  void pack(int64_t i, const std::byte* x_blocks) const {
+    if (columns_ == 0) return;
+    thread_local Scratch scratch;
+    const int64_t first = i * of_.rows, n = std::min<int64_t>(of_.rows, plan_.T - first), R = columns_;
+    float *const h = scratch.floats(n * (R + most_rank)), *const g = h + n * R;
+    std::fill_n(h, n * R, 0.f);
+    if (of_.begin) of_.begin();
+    for (int64_t j = 0; j < a_panels(); ++j)
+      for (int64_t b = 0; b < plan_.blocks; ++b)
+        multiply_panels(h + j * of_.cols * n, 1, n, plan_.tile, x_blocks + b * plan_.a_block() + i * of_.rows * round_up(plan_.in_block(b), of_.step) * of_.bytes,
+                        a_ + (j * plan_.blocks + b) * plan_.b_panel(), n, std::min<int64_t>(of_.cols, R - j * of_.cols), plan_.in_block(b));
+    if (of_.end) of_.end();
+    std::byte* to = g_;
+    const float* column = h;
+    for (const Product& p : products_)
+      for (const LowRank& m : p.more) {
+        for (int64_t t = 0; t < n; ++t) low_rank_core(g + t, m, column + t, n, first + t);
+        of_.pack_a(to + i * g_panel(m), of_.rows, g, 1, n, n, m.outer());
+        to += panels_of(m), column += m.inner() * n;
+      }
+  }
+  // The panel of F's columns first … first + n − 1
+  void pack_f(std::byte* to, const LowRank& m, int64_t first, int64_t n) const {
+    alignas(64) float numbers[most_side * most_rank];
+    for (int64_t j = 0; j < m.outer(); ++j) unpack(numbers + j * most_side, DType::F16, m.f.raw() + byte_size(DType::F16, j * m.f.dim(1) + first), n);
+    of_.pack_b(to, of_.cols, numbers, 1, most_side, n, m.outer());
+  }
+
+ private:
+  int64_t g_panel(const LowRank& m) const { return of_.rows * round_up(m.outer(), of_.step) * of_.bytes; }
+  int64_t a_panels() const { return pieces(columns_, of_.cols); }
+
+  std::span<const Product> products_;
+  const Plan& plan_;
+  const kernel::Tile& of_;
+  int64_t columns_ = 0, g_bytes_ = 0;
+  std::byte *g_ = nullptr, *a_ = nullptr;
+};
+
+}  // namespace
+
+bool tiles_take(const Product& p) {
+  const auto& of = kernel::matmul_tile_bf16.best().traits;
+  const Parts parts = parts_for(p.w.dtype());
+  for (const LowRank& m : p.more)
+    if (m.inner() > most_rank || m.outer() > most_rank || m.a.dtype() != DType::F16) return false;
+  return parts.x == 1 && parts.w == 1 && of.rows <= most_side && of.cols <= most_side;
+}
 
 bool has_weight_tiles() { return kernel::matmul_tile_bf16.best().traits.begin != nullptr; }
 
@@ -109,18 +196,24 @@ void tile_products(std::span<const Product> products, const float* x, int64_t T,
     most = {std::max(most.x, parts.x), std::max(most.w, parts.w)};
     columns += (p.w.dim(0) + of.cols - 1) / of.cols;
   }
+  Additions more(products, plan);
   thread_local Scratch packed;
-  auto* const a = reinterpret_cast<std::byte*>(packed.floats(most.x * plan.blocks * plan.a_block() / 4));
+  auto* const a = reinterpret_cast<std::byte*>(packed.floats((most.x * plan.blocks * plan.a_block() + more.bytes()) / 4));
+  more.begin(a + most.x * plan.blocks * plan.a_block());
   parallel_for(plan.panels, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) pack_x(a, plan, x, i, most.x);
+    for (int64_t i = begin; i < end; ++i) pack_x(a, plan, x, i, most.x), more.pack(i, a);
   });
   parallel_for(columns, 1, [&](int64_t begin, int64_t end) {
     thread_local Scratch scratch;
     auto* const b = reinterpret_cast<std::byte*>(scratch.floats(most.w * plan.blocks * plan.b_panel() / 4));
     const Product* p = products.data();
+    const std::byte* inner = more.panels();                 // of *p
     int64_t before = 0;                                     // panels of the products before *p
     for (int64_t j = begin; j < end; ++j) {
-      for (int64_t mine; j - before >= (mine = (p->w.dim(0) + of.cols - 1) / of.cols); ++p) before += mine;
+      for (int64_t mine; j - before >= (mine = (p->w.dim(0) + of.cols - 1) / of.cols); ++p) {
+        before += mine;
+        for (const LowRank& m : p->more) inner += more.panels_of(m);
+      }
       const int64_t N = p->w.dim(0), first = (j - before) * of.cols, n = std::min<int64_t>(of.cols, N - first);
       const Parts parts = parts_for(p->w.dtype());
       pack_w(b, plan, p->w, first, n, parts.w);
@@ -134,6 +227,12 @@ void tile_products(std::span<const Product> products, const float* x, int64_t T,
         for (int px = 0; px < parts.x; ++px)
           for (int pw = 0; pw < parts.w && px + pw < 2; ++pw)       // x₂ w₂ would be below rounding
             multiply_panels(to, N, 1, plan.tile, a + (px * plan.blocks + block) * plan.a_block(), b + (pw * plan.blocks + block) * plan.b_panel(), T, n, plan.in_block(block));
+      const std::byte* g = inner;
+      for (const LowRank& m : p->more) {
+        more.pack_f(b, m, first, n);
+        multiply_panels(to, N, 1, plan.tile, g, b, T, n, m.outer());
+        g += more.panels_of(m);
+      }
       if (of.end) of.end();
     }
   });

@@ -12,7 +12,7 @@
 
 namespace kvt {
 
-static constexpr int64_t most_rank = 16, few_rows = 4;
+static constexpr int64_t most_rank = 16;
 
 // x in F16, times the power of two that brings its largest number to [½, 1)
 static Tensor halves(const Tensor& x, float& scale) {
@@ -33,58 +33,95 @@ LowRankFactors low_rank_factors(const Tensor& a, const Tensor& b) {
   return both;
 }
 
-namespace {
-
-struct Sizes { int64_t T, K, N, r, q; };
-
-const float* core_of(const LowRank& m, int64_t t) { return m.cores + t / m.rows_each * m.core_step; }
-
-// Rows t … t + rows − 1, four at most, with factors of type Number.
-template <class Number, class Dots, class Values>
-void add_four(float* y, const float* x, const LowRank& m, const Sizes& z, int64_t t, int64_t rows, const Dots& dots, const Values& values) {
-  thread_local Scratch scratch;
-  float *const h = scratch.floats(5 * (z.r + z.q)), *const one = h + 4 * (z.r + z.q), *const g = m.cores ? h + 4 * z.r : h, top[4] = {};      // the largest is no matter
-  const float ones[] = {1, 1, 1, 1};
-  dots(h, top, x + t * z.K, rows, reinterpret_cast<const Number*>(m.a.raw()), z.K, z.r, z.K, nullptr);
-  for (int64_t row = 0; m.cores && row < rows; ++row) {
-    for (int64_t j = 0; j < z.r; ++j) one[j] = h[4 * j + row];
-    kernel::dot_f32(one + z.r, core_of(m, t + row), z.r, one, z.q, z.r);
-    for (int64_t i = 0; i < z.q; ++i) g[4 * i + row] = one[z.r + i];
-  }
-  for (int64_t i = 0; i < z.q; ++i)
-    for (int64_t row = 0; row < rows; ++row) g[4 * i + row] *= m.scale;
-  values(y + t * z.N, z.N, ones, nullptr, g, 4, reinterpret_cast<const Number*>(m.f.raw()), z.N, rows, z.q, z.N, nullptr);
+void bring_together(std::span<LowRankFactors* const> layers) {
+  constexpr int64_t line = 64;
+  int64_t bytes = 0;
+  for (const LowRankFactors* m : layers) bytes += round_up(m->a.bytes(), line) + round_up(m->f.bytes(), line);
+  if (bytes == 0) return;
+  const Storage block = Storage::allocate_large(size_t(bytes));
+  size_t at = 0;
+  for (const LowRankFactors* m : layers)
+    for (const Tensor* x : {&m->a, &m->f}) {
+      const Storage part = block.part(at, size_t(x->bytes()));
+      std::copy_n(x->raw(), x->bytes(), part.data());
+      x->move_to(part);
+      at += size_t(round_up(x->bytes(), line));
+    }
 }
 
-}  // namespace
+void check_low_rank(const LowRank& m, int64_t K, int64_t N) {
+  const DType type = m.a.dtype();
+  require((type == DType::F32 || type == DType::F16) && m.f.dtype() == type && (m.cores || m.outer() == m.inner()) && m.a.dim(1) == K && m.f.dim(1) == N,
+          "add_low_rank: factors ", m.a.shape(), " and ", m.f.shape(), " do not take rows of ", K, " numbers to rows of ", N);
+}
+
+void low_rank_core(float* g, const LowRank& m, const float* h, int64_t step, int64_t t) {
+  const int64_t r = m.inner(), q = m.outer();
+  if (t < m.from) {
+    for (int64_t i = 0; i < q; ++i) g[i * step] = 0;
+  } else if (m.cores) {
+    const float* core = m.cores + (t - m.from) / m.rows_each * m.core_step;
+    for (int64_t i = 0; i < q; ++i, core += r) {
+      float sum = 0;
+      for (int64_t j = 0; j < r; ++j) sum += core[j] * h[j * step];
+      g[i * step] = m.scale * sum;
+    }
+  } else {
+    for (int64_t i = 0; i < q; ++i) g[i * step] = m.scale * h[i * step];
+  }
+}
+
+void low_rank_inner(float* g, const LowRank& m, const float* x, int64_t t, int64_t rows) {
+  const int64_t K = m.a.dim(1), r = m.inner();
+  thread_local Scratch scratch;
+  float *const h = m.cores ? scratch.floats(4 * r) : g, top[4] = {};      // the largest is no matter
+  const auto dots = [&](const auto& kernel, auto* a) { kernel(h, top, x + t * K, rows, a, K, r, K, nullptr); };
+  if (m.a.dtype() == DType::F32) dots(kernel::attention_dots_f32, m.a.data());
+  else dots(kernel::attention_dots_f16, reinterpret_cast<const uint16_t*>(m.a.raw()));
+  for (int64_t row = 0; row < rows; ++row) low_rank_core(g + row, m, h + row, 4, t + row);
+}
+
+void low_rank_outer(float* y, int64_t ldy, const LowRank& m, const float* g, int64_t rows, int64_t first, int64_t count) {
+  static constexpr float ones[] = {1, 1, 1, 1};
+  const int64_t N = m.f.dim(1);
+  if (m.f.dtype() == DType::F32) kernel::attention_values_f32(y, ldy, ones, nullptr, g, 4, m.f.data() + first, N, rows, m.outer(), count, nullptr);
+  else kernel::attention_values_f16(y, ldy, ones, nullptr, g, 4, reinterpret_cast<const uint16_t*>(m.f.raw()) + first, N, rows, m.outer(), count, nullptr);
+}
+
+void prefetch_outer(const LowRank& m, int64_t first, int64_t count) {
+  const int64_t row = byte_size(m.f.dtype(), m.f.dim(1)), bytes = byte_size(m.f.dtype(), count);
+  const std::byte* from = m.f.raw() + byte_size(m.f.dtype(), first);
+  for (int64_t j = 0; j < m.outer(); ++j, from += row)
+    for (int64_t i = 0; i < bytes + 63; i += 64) __builtin_prefetch(from + i);
+}
 
 void add_low_rank(const Tensor& to, const Tensor& from, const LowRank& m) {
-  const Sizes z{from.shape().leading().numel(), m.a.dim(1), m.f.dim(1), m.a.dim(0), m.f.dim(0)};
-  const DType type = m.a.dtype();
-  require((type == DType::F32 || type == DType::F16) && m.f.dtype() == type && (m.cores || z.q == z.r) && from.dim(-1) == z.K && to.dim(-1) == z.N &&
-          to.shape().leading() == from.shape().leading(),
-          "add_low_rank: factors ", m.a.shape(), " and ", m.f.shape(), " do not take ", from.shape(), " to ", to.shape());
-  float* const y = to.data();
+  const int64_t all = from.shape().leading().numel(), T = all - m.from, K = from.dim(-1), N = to.dim(-1), r = m.inner(), q = m.outer();
+  check_low_rank(m, K, N);
+  require(T >= 0 && to.shape().leading() == from.shape().leading(), "add_low_rank: ", to.shape(), " is not made of ", from.shape());
+  float* const y = to.data() + m.from * N;
   const float* const x = from.data();
-  if (z.T <= few_rows || (z.r <= most_rank && z.q <= most_rank)) {
-    parallel_for(pieces(z.T, 4), std::max<int64_t>(1, piece_products / std::max<int64_t>(1, 4 * (z.r * z.K + z.q * z.N))), [&](int64_t begin, int64_t end) {
-      for (int64_t t = 4 * begin; t < std::min(4 * end, z.T); t += 4) {
-        const int64_t rows = std::min<int64_t>(4, z.T - t);
-        if (type == DType::F32) add_four<float>(y, x, m, z, t, rows, kernel::attention_dots_f32, kernel::attention_values_f32);
-        else add_four<uint16_t>(y, x, m, z, t, rows, kernel::attention_dots_f16, kernel::attention_values_f16);
+  if (T <= low_rank_rows || (r <= most_rank && q <= most_rank)) {
+    parallel_for(pieces(T, 4), std::max<int64_t>(1, piece_products / std::max<int64_t>(1, 4 * (r * K + q * N))), [&](int64_t begin, int64_t end) {
+      thread_local Scratch scratch;
+      float* const g = scratch.floats(4 * q);
+      for (int64_t t = 4 * begin; t < std::min(4 * end, T); t += 4) {
+        const int64_t rows = std::min<int64_t>(4, T - t);
+        low_rank_inner(g, m, x, m.from + t, rows);
+        low_rank_outer(y + t * N, N, m, g, rows, 0, N);
       }
     });
     return;
   }
   thread_local Scratch scratch;
-  const int64_t unpacked = type == DType::F32 ? 0 : z.r * z.K + z.q * z.N;
-  float *const h = scratch.floats(z.T * (z.r + z.q) + unpacked), *const g = m.cores ? h + z.T * z.r : h, *const numbers = h + z.T * (z.r + z.q);
-  if (unpacked) unpack(numbers, type, m.a.raw(), z.r * z.K), unpack(numbers + z.r * z.K, type, m.f.raw(), z.q * z.N);
-  const float *const A = unpacked ? numbers : m.a.data(), *const F = unpacked ? numbers + z.r * z.K : m.f.data();
-  multiply(h, z.r, {x, z.K, 1}, {A, 1, z.K}, z.T, z.r, z.K, Precision::f32, false);
-  for (int64_t t = 0; m.cores && t < z.T; ++t) kernel::dot_f32(g + t * z.q, core_of(m, t), z.r, h + t * z.r, z.q, z.r);
-  for (int64_t i = 0; m.scale != 1 && i < z.T * z.q; ++i) g[i] *= m.scale;
-  multiply(y, z.N, {g, z.q, 1}, {F, z.N, 1}, z.T, z.N, z.q, Precision::f32);
+  const DType type = m.a.dtype();
+  const int64_t unpacked = type == DType::F32 ? 0 : r * K + q * N;
+  float *const h = scratch.floats(T * (r + q) + unpacked), *const g = m.cores ? h + T * r : h, *const numbers = h + T * (r + q);
+  if (unpacked) unpack(numbers, type, m.a.raw(), r * K), unpack(numbers + r * K, type, m.f.raw(), q * N);
+  const float *const A = unpacked ? numbers : m.a.data(), *const F = unpacked ? numbers + r * K : m.f.data();
+  multiply(h, r, {x + m.from * K, K, 1}, {A, 1, K}, T, r, K, Precision::f32, false);
+  for (int64_t t = 0; t < T; ++t) low_rank_core(g + t * q, m, h + t * r, 1, m.from + t);
+  multiply(y, N, {g, q, 1}, {F, N, 1}, T, N, q, Precision::f32);
 }
 
 }  // namespace kvt

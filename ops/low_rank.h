@@ -1,5 +1,7 @@
 // What low-rank adapters add to a linear layer's result, in place and for inference alone.
 #pragma once
+#include <span>
+
 #include "tensor/tensor.h"
 
 namespace kvt {
@@ -12,15 +14,33 @@ struct LowRankFactors {
   explicit operator bool() const { return bool(a); }
 };
 LowRankFactors low_rank_factors(const Tensor& a, const Tensor& b);      // of A and B [N, q] in F32, with F = Bᵀ: rows of B have too few numbers for vectors
+// Brings the factors of a model's layers into one block of memory, in this order: there are few of its large pages, where a page for each layer would have to be looked up.
+void bring_together(std::span<LowRankFactors* const> layers);
 
 struct LowRank {
   const Tensor &a, &f;                    // A [r, K], F [q, N], both F32 or both F16
-  const float* cores = nullptr;           // C_t [q, r] at cores + (t / rows_each) core_step; none: q = r
+  const float* cores = nullptr;           // C_t [q, r] at cores + ((t − from) / rows_each) core_step; none: q = r
   int64_t core_step = 0, rows_each = 1;
   float scale = 1.f;                      // s
+  int64_t from = 0;                       // the first row it is added to
+
+  int64_t inner() const { return a.dim(0); }
+  int64_t outer() const { return f.dim(0); }
 };
 
-// y_t += s Fᵀ (C_t (A x_t)), t over leading axes:  x [.., K], y [.., N].
+// y_t += s Fᵀ (C_t (A x_t)), t ≥ from over leading axes:  x [.., K], y [.., N].
 void add_low_rank(const Tensor& y, const Tensor& x, const LowRank& m);
+
+// Its two halves for who computes y by pieces, `low_rank_rows` rows at most at a time, whose numbers lie together:  G [q, 4] = s C_t (A x_t) of rows t … t + rows − 1 of x,
+// and y[rows, count] += Gᵀ F of F's columns `first` … first + count − 1; y lies ldy apart.
+constexpr int64_t low_rank_rows = 4;
+void low_rank_inner(float* g, const LowRank& m, const float* x, int64_t t, int64_t rows);
+void low_rank_outer(float* y, int64_t ldy, const LowRank& m, const float* g, int64_t rows, int64_t first, int64_t count);
+// s C_t h for row t, of h = A x_t; numbers lie `step` apart; zeros for rows before m.from.
+void low_rank_core(float* g, const LowRank& m, const float* h, int64_t step, int64_t t);
+// Asks for the memory that low_rank_outer will read.
+void prefetch_outer(const LowRank& m, int64_t first, int64_t count);
+// Throws an Error unless factors and core fit rows of K numbers and results of N.
+void check_low_rank(const LowRank& m, int64_t K, int64_t N);
 
 }  // namespace kvt

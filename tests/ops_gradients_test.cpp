@@ -132,7 +132,7 @@ TEST_CASE("add_low_rank: in place what products of matrices give, with a core fo
   const LowRankFactors tiny = low_rank_factors(Tensor::filled({2, 9}, 1e-42f), Tensor::filled({9, 2}, 1.f));      // subnormal
   for (const float v : unpack(tiny.a).values()) CHECK(std::isfinite(v));
   const Tensor a = Tensor::zeros({3, 9}), f = Tensor::zeros({4, 9}), x = Tensor::zeros({1, 9});
-  CHECK_THROWS_WITH_AS(add_low_rank(x, x, {a, f}), "add_low_rank: factors [3, 9] and [4, 9] do not take [1, 9] to [1, 9]", Error);
+  CHECK_THROWS_WITH_AS(add_low_rank(x, x, {a, f}), "add_low_rank: factors [3, 9] and [4, 9] do not take rows of 9 numbers to rows of 9", Error);
 }
 
 TEST_CASE("gradients: add_linear, in the place of a result that no other step reads") {
