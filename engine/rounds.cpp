@@ -6,31 +6,11 @@
 #include <numeric>
 #include <tuple>
 
+#include "engine/both_tasks.h"
+#include "engine/compress.h"
 #include "tensor/parallel.h"
 
 namespace kvt {
-
-const char* name(CoreForm core) {
-  switch (core) {
-    case CoreForm::extracted: return "extracted";
-    case CoreForm::spectral: return "spectral";
-    case CoreForm::dense: return "dense";
-    default: return "lora";
-  }
-}
-
-CoreForm core_form(const std::string& text) {
-  for (CoreForm core : {CoreForm::extracted, CoreForm::spectral, CoreForm::dense, CoreForm::lora})
-    if (text == name(core)) return core;
-  fail("no core form '", text, "'; there are extracted, spectral, dense and lora");
-}
-
-Basis basis(const std::string& text) {
-  if (text == "gradient-svd") return Basis::gradient;
-  if (text == "weight-svd") return Basis::weight;
-  require(text == "random", "no initialisation '", text, "'; there are gradient-svd, weight-svd and random");
-  return Basis::random;
-}
 
 Step line_search(const std::function<double(float)>& f, double at_zero, float start, int most, const std::function<bool()>& cancelled) {
   Step best{0, at_zero};
@@ -71,6 +51,8 @@ std::vector<float> weights(const Svd& g) {
   return w;
 }
 
+constexpr float lora_scale = 2;        // α/r of the last round
+
 class Rounds {
  public:
   Rounds(const Task& data, const Task& validation, const std::vector<TargetLayer>& layers, const RoundsOptions& options, RoundsState& state,
@@ -80,6 +62,8 @@ class Rounds {
     require(options.core != CoreForm::extracted || options.basis == Basis::gradient, "kvt: the extracted core is made of gradients");
     require(options.k > 0 || options.basis == Basis::gradient, "kvt: an automatic k needs gradients");
     require(!options.learn_validation || options.core == CoreForm::extracted, "kvt: a trained core does not learn validation data");
+    require(options.refine == 0 || options.core == CoreForm::extracted, "kvt: rounds of trained cores are not refined");
+    require(options.refine >= 0 && (options.refine == 0 || options.refine_rank >= 1), "kvt: ", options.refine, " steps of refining, rank ", options.refine_rank);
     require(options.portion >= 0, "kvt: portions of ", options.portion, " labels");
     require(options.eta > 0 && std::isfinite(options.eta), "kvt: first step ", options.eta);
   }
@@ -92,26 +76,27 @@ class Rounds {
       require(std::isfinite(base), "kvt: the base's validation loss is ", base);
       state_.losses.push_back(base);
     }
+    bool searching = state_.rounds() < options_.rounds;
     while (!state_.finished) {
+      const bool refining = options_.refine > 0 && !searching;
       RoundReport report{};
       report.round = state_.rounds() + 1;
       report.before = state_.losses.back();
       const int64_t evaluations = state_.evaluations;
       const Snapshot before = snapshot();
       try {
-        if (!round(report)) return false;
+        if (!(refining ? refine(report) : round(report))) return false;
       } catch (const Error& e) {             // amid a pass
         if (e.trouble != Trouble::cancelled) throw;
         restore(before);
         return false;
       }
-      report.rank = state_.set.layers.empty() ? 0 : state_.set.layers[0].lora->rank();
       for (const auto& layer : state_.set.layers) report.rank = std::max(report.rank, layer.lora->rank());
       report.evaluations = state_.evaluations - evaluations;
       report.seconds = std::chrono::duration<double>(Clock::now() - began_).count();
-      const auto done = double(report.round - first);
-      state_.finished = report.eta == 0 || report.round == options_.rounds;
-      report.seconds_left = state_.finished ? 0 : report.seconds / done * double(options_.rounds - report.round);
+      searching = searching && report.eta > 0 && report.round < options_.rounds;
+      state_.finished = refining || (options_.refine == 0 && !searching);
+      report.seconds_left = searching ? report.seconds / double(report.round - first) * double(options_.rounds - report.round) : 0;
       if (callbacks_.round) callbacks_.round(report);
       if (callbacks_.save) callbacks_.save(state_);
     }
@@ -143,7 +128,7 @@ class Rounds {
       part = double(examples.size()) / double(data_.size());
       state_.extractions += part;
     } else {
-      gradients = other_bases(extract.k, extract.seed);
+      gradients = other_bases(options_.basis, extract.k, extract.seed);
     }
 
     int64_t k = choose ? directions_holding(gradients, automatic_k_share) : state_.k;
@@ -169,6 +154,7 @@ class Rounds {
       restore(before);                         // W_l of the training data's D_l, where the validation data's gradient is taken as well
       if (std::isnan(extraction.add(validation_, all(validation_), part, callbacks_.extracting, callbacks_.cancelled))) return false;
       gradients = extraction.gradients();
+      state_.extractions += part * learned_share();
       move(gradients, k)(step.eta);
       step.loss = evaluate();
       if (cancelled()) return restore(before), false;
@@ -203,17 +189,17 @@ class Rounds {
   }
 
   // U, S, V of the weights; or random rows of V as LoRA starts with, and orthonormal U.
-  std::vector<LayerGradient> other_bases(int64_t k, uint64_t seed) const {
+  std::vector<LayerGradient> other_bases(Basis basis, int64_t k, uint64_t seed) const {
     std::vector<LayerGradient> bases(layers_.size());
     parallel_for(int64_t(layers_.size()), 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const auto& [name, layer] = layers_[size_t(i)];
         const Linear& linear = *layer;
-        require(bool(linear.weight) || options_.basis != Basis::weight, "kvt: '", name, "' is tied to the embedding: it has no directions of its own to start from");
+        require(bool(linear.weight) || basis != Basis::weight, "kvt: '", name, "' is tied to the embedding: it has no directions of its own to start from");
         const int64_t out = linear.weight.shape[0], in = linear.weight.shape[1], n = std::min({k, out, in});
         Rng of_run(seed), rng(of_run.next() + uint64_t(i));
         Svd& svd = bases[size_t(i)].svd;
-        if (options_.basis == Basis::weight) svd = leading_svd(linear.weight, n, rng);
+        if (basis == Basis::weight) svd = leading_svd(linear.weight, n, rng);
         else svd = {qr(randn({out, n}, rng)).q, Tensor::filled({n}, 1), rand_uniform({in, n}, rng, -1 / std::sqrt(float(in)), 1 / std::sqrt(float(in)))};
       }
     });
@@ -222,8 +208,37 @@ class Rounds {
 
   // The round's step in k directions, in the adapters.
   Step take(const std::vector<LayerGradient>& gradients, int64_t k) {
-    return options_.core == CoreForm::extracted ? search(gradients, k) : train_core(gradients, k);
+    if (options_.core == CoreForm::extracted) return search(gradients, k);
+    Training t{options_.core, data_, &validation_, options_.train, options_.scale};
+    const int64_t all = train_steps(t.options, data_.size()), r = state_.rounds(), R = options_.rounds;
+    t.options.steps = all * (r + 1) / R - all * r / R;
+    require(t.options.steps > 0, "kvt: ", all, " steps for ", R, " rounds");
+    t.options.schedule_offset = all * r / R;
+    t.options.schedule_steps = all;
+    return train_core(gradients, k, t);
   }
+
+  // The last round: a LoRA on all that is learned. Its loss on validation data says something where those are kept from it.
+  bool refine(RoundReport& report) {
+    const Snapshot before = snapshot();
+    const BothTasks both(data_, validation_);
+    const bool all = options_.learn_validation;
+    Training t{CoreForm::lora, all ? static_cast<const Task&>(both) : data_, all ? nullptr : &validation_, options_.train, lora_scale};
+    t.options.steps = options_.refine;
+    if (options_.kept_rank > 0 && !state_.set.layers.empty()) truncate(state_.set, options_.kept_rank);
+    Step step = train_core(other_bases(Basis::random, options_.refine_rank, options_.extract.seed + uint64_t(report.round)), options_.refine_rank, t);
+    if (all && !cancelled()) step = {1, evaluate()};
+    report.k = options_.refine_rank;
+    report.eta = step.eta;
+    report.loss = step.loss;
+    if (cancelled() || step.eta == 0) restore(before);
+    if (cancelled()) return false;
+    if (step.eta > 0) keep({}, 0, step);
+    return true;
+  }
+
+  // Labels of the validation data by those of the training data
+  double learned_share() const { return double(validation_.extent(all(validation_)).labels) / double(data_.extent(all(data_)).labels); }
 
   // The adapters' numbers, layer by layer; none before the first round. Adding columns makes new tensors: these stay as they are. What is
   // trained beside them changes where it lies, and is copied.
@@ -298,16 +313,24 @@ class Rounds {
     return step;
   }
 
+  struct Training {
+    CoreForm core;
+    const Task& data;
+    const Task* validation;            // null: its end is what counts, η = 1 with no loss
+    TrainOptions options;
+    float scale;
+  };
+
   // A core between A and B, or A and B themselves, trained and then folded
-  Step train_core(const std::vector<LayerGradient>& gradients, int64_t k) {
+  Step train_core(const std::vector<LayerGradient>& gradients, int64_t k, const Training& t) {
     TrainedSet trained = options_.beside;
     std::vector<std::function<std::shared_ptr<const Lora>()>> folded;
     for (size_t i = 0; i < layers_.size(); ++i) {
       const Svd g = gradients[i].svd.leading(k);
       const Tensor a = transposed(g.v);
       const int64_t n = g.rank();
-      if (options_.core == CoreForm::lora) {
-        const auto lora = std::make_shared<Lora>(a, Tensor::zeros({g.u.dim(0), n}), options_.scale);
+      if (t.core == CoreForm::lora) {
+        const auto lora = std::make_shared<Lora>(a, Tensor::zeros({g.u.dim(0), n}), t.scale);
         trained.push_back({layers_[i].name + ".lora_a", lora->a.want_grad()});
         trained.push_back({layers_[i].name + ".lora_b", lora->b.want_grad()});
         layers_[i].linear->adapters.push_back(lora);
@@ -316,22 +339,17 @@ class Rounds {
       }
       // Directions count as their singular values do in a diagonal, relative to the first, and in LoRA-XS.
       std::vector<float> w(size_t(n), 1.f);
-      if (options_.core == CoreForm::spectral) w = weights(g);
+      if (t.core == CoreForm::spectral) w = weights(g);
       else if (options_.basis == Basis::weight) w.assign(g.s.data(), g.s.data() + n);
       for (int64_t j = 0; j < n; ++j)
         for (int64_t c = 0; c < a.dim(1); ++c) a.data()[j * a.dim(1) + c] *= w[size_t(j)];
-      const auto core = std::make_shared<Core>(a, g.u, Tensor::zeros(options_.core == CoreForm::spectral ? Shape{n} : Shape{n, n}), options_.scale);
+      const auto core = std::make_shared<Core>(a, g.u, Tensor::zeros(t.core == CoreForm::spectral ? Shape{n} : Shape{n, n}), t.scale);
       trained.push_back({layers_[i].name + ".core", core->c.want_grad(), false});
       layers_[i].linear->adapters.push_back(core);
       folded.push_back([core] { return core->folded(); });
     }
-    TrainOptions options = options_.train;
-    const int64_t all = train_steps(options, data_.size()), r = state_.rounds(), R = options_.rounds;
-    options.steps = all * (r + 1) / R - all * r / R;
-    require(options.steps > 0, "kvt: ", all, " steps for ", R, " rounds");
-    options.schedule_offset = all * r / R;
-    options.schedule_steps = all;
-    options.seed += uint64_t(r);             // each round its own order of the data
+    TrainOptions options = t.options;
+    options.seed += uint64_t(state_.rounds());             // each round its own order of the data
     TrainCallbacks callbacks = callbacks_.training;
     callbacks.save = {};
     callbacks.cancelled = callbacks_.cancelled;
@@ -340,12 +358,13 @@ class Rounds {
       if (report) report(v);
     };
     TrainState train_state;
-    train(data_, trained, options, &validation_, train_state, callbacks);
+    train(t.data, trained, options, t.validation, train_state, callbacks);
     for (size_t i = 0; i < layers_.size(); ++i) {
       layers_[i].linear->adapters.pop_back();
       const auto lora = folded[i]();
       add(i, lora->a, lora->b);
     }
+    if (!t.validation) return {1, 0};
     const bool better = train_state.best_loss < state_.losses.back();
     return {better ? 1.f : 0.f, std::min(train_state.best_loss, state_.losses.back())};
   }
@@ -363,45 +382,6 @@ class Rounds {
 bool run_rounds(const Task& data, const Task& validation, const std::vector<TargetLayer>& layers, const RoundsOptions& options,
                 RoundsState& state, const RoundsCallbacks& callbacks) {
   return Rounds(data, validation, layers, options, state, callbacks).go();
-}
-
-Gguf rounds_file(const RoundsState& state, CoreForm core, const std::string& architecture, const std::string& base, DType type) {
-  Gguf file = adapter_file(state.set, architecture, base, type);
-  file.set("kvt.core", std::string(name(core)));
-  file.set("kvt.k", uint32_t(state.k));
-  file.set("kvt.rounds", uint32_t(state.rounds()));
-  file.set("kvt.etas", state.etas);
-  file.set("kvt.losses", state.losses);
-  file.set("kvt.singular_values", state.singular);
-  file.set("kvt.extraction_passes", state.extractions);
-  file.set("kvt.validation_passes", uint32_t(state.evaluations));
-  file.set("kvt.finished", state.finished);
-  return file;
-}
-
-RoundsState read_rounds(Model& model, const Gguf& file, const std::vector<TargetLayer>& layers, const std::string& base) {
-  const std::string& path = file.path();
-  RoundsState state;
-  state.k = file.integer("kvt.k");
-  state.etas = file.array<float>("kvt.etas");
-  state.losses = file.array<double>("kvt.losses");
-  state.singular = file.array<float>("kvt.singular_values");
-  state.extractions = file.real("kvt.extraction_passes");
-  state.evaluations = file.integer("kvt.validation_passes");
-  state.finished = file.boolean("kvt.finished", false);
-  require(state.k >= 1 && state.rounds() == file.integer("kvt.rounds") && int64_t(state.losses.size()) == state.rounds() + 1, path,
-          ": rounds, etas and losses do not fit each other");
-  const LoraSet read = load_adapter(model, file, 1, base);
-  std::map<std::string, std::shared_ptr<Lora>> by_name;
-  for (const auto& layer : read.layers) by_name[layer.name] = layer.lora;
-  for (const TargetLayer& layer : layers) {
-    const auto found = by_name.find(layer.name);
-    require(found != by_name.end(), path, ": no adapter for '", layer.name, "'");
-    found->second->a = found->second->a.clone(), found->second->b = found->second->b.clone();      // rounds write where they lie
-    state.set.layers.push_back({layer.name, found->second});
-  }
-  require(by_name.size() == layers.size(), path, ": adapters of ", by_name.size(), " layers, expected ", layers.size());
-  return state;
 }
 
 }  // namespace kvt

@@ -6,9 +6,11 @@
 //             spectral    W_l ← W_l + s U diag(c) (S/s_1) Vᵀ,  c [k] trained from zero, s = 2
 //             dense       W_l ← W_l + s U C Vᵀ,  C [k, k] trained from zero, s = 2
 //             lora        W_l ← W_l + s B A,  A from Vᵀ, B from zero, both trained
+//   refine    extracted: after the rounds, one of the form lora from random A, of a fixed number of steps
 //
 // What a line search has found on validation text it need not be kept from: with `learn_validation` η is the best for D_l of the training data on
-// the validation data, and the step then taken is D_l of both, by their labels. Losses after it are of learned text, and better than on any other.
+// the validation data, and the step then taken is D_l of both, by their labels. Losses after it are of learned text, and better than on any other. A number
+// of steps that is fixed asks nothing of validation text either: refining then learns both.
 //
 // With other bases than the gradient's the same rounds are other methods:
 //
@@ -39,6 +41,9 @@ struct RoundsOptions {
   float eta = 1.f / 32;              // where the first line search starts
   int64_t portion = 0;               // labels that a round extracts from, in turns through the data; 0 = all of the data
   bool learn_validation = false;     // extracted: see above
+  int64_t refine = 0;                // extracted: steps of the last round; 0 = there is none
+  int64_t refine_rank = 8;           // of its A and B
+  double kept_rank = 0;              // mean rank that the sum of the rounds before is cut to (engine/compress.h), so that refining makes up for it; 0 = as it is
   ExtractOptions extract;            // its k is ignored, its seed is that of the first round
   TrainOptions train;                // of trained cores: steps of all rounds together; also the size of validation batches
   TrainedSet beside;                 // trained together with each round's core: a class head. The extracted core leaves it as it is
@@ -53,10 +58,10 @@ constexpr double automatic_k_share = 0.9;
 struct RoundsState {
   int64_t k = 0;                     // 0 until the first round has chosen it
   LoraSet set;                       // in the layers' order; empty before the first round; α = 0: scale 1 whatever the rank
-  std::vector<float> etas;           // of the rounds done (spectral and dense: 1)
+  std::vector<float> etas;           // of the rounds done (trained ones: 1)
   std::vector<double> losses;        // validation, in nats per label: of the base, then after each round
   std::vector<float> singular;       // s_1 … s_k of each layer, round after round
-  double extractions = 0;            // passes over the training data for gradients
+  double extractions = 0;            // passes for gradients, in labels seen by labels of the training data: validation data that are learned count
   int64_t evaluations = 0;           // validation passes
   bool finished = false;
   int64_t rounds() const { return int64_t(etas.size()); }
@@ -74,7 +79,7 @@ struct RoundReport {
 struct RoundsCallbacks {
   std::function<void(const ExtractProgress&)> extracting;
   std::function<void(float eta, double loss)> trial;       // one candidate of the line search
-  TrainCallbacks training;                                 // spectral and dense; `save` is not called
+  TrainCallbacks training;                                 // of trained rounds; `save` is not called
   std::function<void(const RoundReport&)> round;
   std::function<void(const RoundsState&)> save;            // after each round
   std::function<bool()> cancelled;

@@ -60,11 +60,14 @@ void low_rank_core(float* g, const LowRank& m, const float* h, int64_t step, int
   if (t < m.from) {
     for (int64_t i = 0; i < q; ++i) g[i * step] = 0;
   } else if (m.cores) {
-    const float* core = m.cores + (t - m.from) / m.rows_each * m.core_step;
-    for (int64_t i = 0; i < q; ++i, core += r) {
-      float sum = 0;
-      for (int64_t j = 0; j < r; ++j) sum += core[j] * h[j * step];
-      g[i * step] = m.scale * sum;
+    constexpr int64_t together = 8;                          // sums that do not wait for one another
+    const float* const core = m.cores + (t - m.from) / m.rows_each * m.core_step;
+    for (int64_t first = 0; first < q; first += together) {
+      const int64_t n = std::min(together, q - first);
+      float sums[together] = {};
+      for (int64_t j = 0; j < r; ++j)
+        for (int64_t i = 0; i < n; ++i) sums[i] += core[(first + i) * r + j] * h[j * step];
+      for (int64_t i = 0; i < n; ++i) g[(first + i) * step] = m.scale * sums[i];
     }
   } else {
     for (int64_t i = 0; i < q; ++i) g[i * step] = m.scale * h[i * step];

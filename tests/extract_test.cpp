@@ -8,6 +8,7 @@
 #include "engine/checkpoint.h"
 #include "engine/control_vector.h"
 #include "engine/fingerprint.h"
+#include "engine/both_tasks.h"
 #include "engine/rounds.h"
 #include "tensor/parallel.h"
 #include "tests/check.h"
@@ -504,6 +505,103 @@ TEST_CASE("portions of the data in turns; validation data learned at the step fo
   trained.options.core = CoreForm::dense;
   trained.options.learn_validation = true;
   CHECK_THROWS_WITH_AS(trained.go(), "kvt: a trained core does not learn validation data", Error);
+}
+
+TEST_CASE("two tasks as one: loss and gradient of any batch are those of one task with the examples of both") {
+  Run run;
+  Examples texts = run.data;
+  for (int64_t i = 0; i < run.held_out.size(); ++i) texts.add(run.held_out[i]);
+  const CausalTask one(*run.model, texts);
+  const BothTasks both(run.task, run.validation);
+  CHECK(both.size() == one.size());
+  const LoraSet set = attach_lora(*run.model, {.rank = 2, .seed = 3});
+  const int64_t n = run.task.size();
+  for (const std::vector<int64_t>& batch : {std::vector<int64_t>{0, 1}, {n, n + 1}, {0, n, 2, n + 1, n + 2}}) {
+    CHECK(both.extent(batch).labels == one.extent(batch).labels);
+    CHECK(both.extent(batch).tokens == one.extent(batch).tokens);
+    std::vector<std::vector<float>> gradients;
+    double losses[2];
+    for (const Task* task : {static_cast<const Task*>(&one), static_cast<const Task*>(&both)}) {
+      Tape tape;
+      const Tensor loss = task->loss(batch, {});
+      losses[gradients.size()] = loss.item();
+      tape.backward(loss);
+      const Tensor& b = set.layers[0].lora->b;
+      gradients.emplace_back(b.grad(), b.grad() + b.size());
+      for (const auto& layer : set.layers) layer.lora->a.drop_grad(), layer.lora->b.drop_grad();
+    }
+    CHECK(losses[1] == doctest::Approx(losses[0]));
+    CHECK(max_relative_error(gradients[1], gradients[0]) < 1e-4);
+  }
+}
+
+TEST_CASE("refining: a last round of fixed length, on all that is learned; cancelled and gone on, the same; where it helps nothing it leaves nothing") {
+  const auto options = [](Run& run) {
+    run.options.rounds = 1;
+    run.options.refine = 8;
+    run.options.refine_rank = 3;
+    run.options.train.lr = 1e-2f;
+  };
+  Run run;
+  options(run);
+  run.options.learn_validation = true;
+  std::vector<float> first_round;
+  std::vector<RoundReport> reports;
+  int64_t steps = 0;
+  RoundsCallbacks callbacks;
+  callbacks.save = [&](const RoundsState& s) {
+    if (s.rounds() == 1) first_round.assign(s.set.layers[0].lora->a.data(), s.set.layers[0].lora->a.data() + s.set.layers[0].lora->a.size());
+  };
+  callbacks.round = [&](const RoundReport& r) { reports.push_back(r); };
+  callbacks.training.step = [&](const StepReport& r) { steps = r.step; CHECK(r.steps == 8); };
+  callbacks.training.validation = [](const ValidationReport&) { FAIL("validation text is learned, and chooses nothing"); };
+  REQUIRE(run.go(callbacks));
+  REQUIRE(reports.size() == 2);
+  CHECK(steps == 8);
+  CHECK(reports[1].rank == 5);
+  CHECK(reports[1].k == 3);
+  CHECK(run.state.finished);
+  CHECK(run.state.etas[1] == 1);
+  CHECK(run.state.losses[2] < run.state.losses[1]);
+  CHECK(run.loss() == doctest::Approx(run.state.losses[2]));
+  CHECK(run.state.extractions == doctest::Approx(1 + double(run.held_out.learned()) / double(run.data.learned())));
+  const Tensor& a = run.state.set.layers[0].lora->a;
+  CHECK(a.dim(0) == 5);
+  CHECK(std::equal(first_round.begin(), first_round.end(), a.data()));      // earlier rounds stay as they were
+
+  Run again;
+  options(again);
+  again.options.learn_validation = true;
+  bool stop = false;
+  RoundsCallbacks stopping;
+  stopping.cancelled = [&] { return stop; };
+  stopping.training.step = [&](const StepReport& r) { stop = r.step == 4; };
+  CHECK(!again.go(stopping));
+  CHECK(again.state.rounds() == 1);
+  CHECK(again.state.set.layers[0].lora->rank() == 2);
+  stop = false;
+  stopping.training.step = {};
+  REQUIRE(again.go(stopping));
+  CHECK(std::equal(a.data(), a.data() + a.size(), again.state.set.layers[0].lora->a.data()));
+
+  // Kept from training, validation text chooses the step; here none of them.
+  Run kept;
+  options(kept);
+  kept.options.train.lr = 0.5f;
+  REQUIRE(kept.go());
+  CHECK(kept.state.finished);
+  CHECK(kept.state.rounds() == 1);
+  CHECK(kept.state.set.layers[0].lora->rank() == 2);
+  CHECK(kept.loss() == doctest::Approx(kept.state.losses[1]));
+  Run better;
+  options(better);
+  REQUIRE(better.go());
+  CHECK(better.state.rounds() == 2);
+  CHECK(better.state.losses[2] < better.state.losses[1]);
+  Run spectral;
+  options(spectral);
+  spectral.options.core = CoreForm::spectral;
+  CHECK_THROWS_WITH_AS(spectral.go(), "kvt: rounds of trained cores are not refined", Error);
 }
 
 TEST_CASE("rounds on top of another adapter leave that one alone") {

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/atomic_file.h"
+#include "engine/both_tasks.h"
 #include "engine/checkpoint.h"
 #include "tools/adapt.h"
 #include "tools/commands.h"
@@ -21,7 +22,7 @@ void store_fusion(Report& report, const AdaptOptions& o, const Goal& goal, const
 namespace {
 
 // The bytes of memory planned, if that was asked for; else 0.
-int64_t print_plan(Report& report, const AdaptOptions& o, const Goal& goal, const Method& method) {
+int64_t print_plan(Report& report, const AdaptOptions& o, const Goal& goal, const Method& method, const Task& task) {
   int64_t trained = 0, weights = 0, weight_bytes = 0, adapted = 0;
   for (const Trained& t : method.trained) {
     trained += t.tensor.size();
@@ -31,7 +32,7 @@ int64_t print_plan(Report& report, const AdaptOptions& o, const Goal& goal, cons
     weights += e.tensor.size();
     if (o.method != "full" || !e.tensor.storage().mapped()) weight_bytes += e.tensor.bytes();      // else they left memory for those that are trained
   }
-  const int64_t steps = train_steps(o.train, method.task->size());
+  const int64_t steps = train_steps(o.train, task.size());
   char percent[32];
   std::snprintf(percent, sizeof percent, "%.2f %%", 100 * double(trained) / double(weights));
   report.line("base        " + o.model.model + ": " + goal.model().architecture() + ", " + in_thousands(weights) + " weights, fingerprint " + goal.base);
@@ -74,8 +75,12 @@ void run(AdaptOptions o) {
   const std::unique_ptr<Goal> goal = o.task == "classify" ? class_goal(o) : language_goal(o);
   require(!o.memory || !in_rounds(o), "--memory: --method ", o.method, " goes in rounds, and trains nothing whose memory could be planned");
   if (in_rounds(o)) return adapt_in_rounds(o, *goal, report);
+  require(!o.learn_validation || goal->has_validation(), "--learn-validation needs --valid or --valid-split");
   const Method method = set_up(o, *goal);
-  const int64_t planned = print_plan(report, o, *goal, method);
+  std::optional<BothTasks> both;
+  if (o.learn_validation) both.emplace(*method.task, *method.validation);
+  const Task& task = both ? static_cast<const Task&>(*both) : *method.task;
+  const int64_t planned = print_plan(report, o, *goal, method, task);
 
   const RunIdentity self{goal->base, identity(o, *goal)};
   TrainState state;
@@ -92,7 +97,7 @@ void run(AdaptOptions o) {
   callbacks.validation = [&](const ValidationReport& r) { report.validation(r); };
   callbacks.save = [&](const TrainState& s) { write_checkpoint(o.checkpoint, s, method.trained, self); };
   callbacks.cancelled = interrupted;
-  const TrainEnd end = train(*method.task, method.trained, o.train, method.validation.get(), state, callbacks);
+  const TrainEnd end = train(task, method.trained, o.train, both ? nullptr : method.validation.get(), state, callbacks);
   if (end == TrainEnd::cancelled) {
     report.line("interrupted after step " + std::to_string(state.step) + "; to go on, repeat the command with --resume (checkpoint " + o.checkpoint + ")");
     report.event({{"event", "interrupted"}, {"step", state.step}, {"checkpoint", o.checkpoint}});
@@ -108,7 +113,12 @@ void run(AdaptOptions o) {
     std::filesystem::remove(o.checkpoint, ignored);
   }
   if (end == TrainEnd::stopped_early) report.line("stopped early: no better validation loss since step " + std::to_string(state.best_step));
-  if (method.validation) report.line("the weights of step " + std::to_string(state.best_step) + " are kept (validation loss " + std::to_string(state.best_loss) + ")");
+  if (both) {
+    state.best_step = state.step;
+    state.best_loss = evaluate(*method.validation, o.train.batch, interrupted, o.train.precision);
+    if (interrupted()) throw Interrupted();
+    report.line("validation loss " + std::to_string(state.best_loss) + " (also learned)");
+  } else if (method.validation) report.line("the weights of step " + std::to_string(state.best_step) + " are kept (validation loss " + std::to_string(state.best_loss) + ")");
   report.peak(o.out, planned);
   if (!head_alone) passes += double(state.step * o.train.batch * o.train.accumulate) / double(method.task->size());
   json done = {{"event", "done"}, {"out", o.out}, {"step", state.step}, {"stopped_early", end == TrainEnd::stopped_early}, {"peak_memory", peak_memory()}, {"passes", passes}};
@@ -133,8 +143,9 @@ void add_adapt(CLI::App& app) {
   c->add_option("--rounds", o->rounds, "kvt: rounds at most (default 8), each one pass over the data; lora: restarts, the steps shared among them")->check(CLI::PositiveNumber);
   c->add_option("--eta", o->eta, "kvt: where the first line search starts (default 1/32)")->check(CLI::PositiveNumber);
   c->add_option("--portion", o->portion, "kvt: labels that a round extracts from, in turns through the data (default 0 = all of it)")->check(CLI::NonNegativeNumber);
-  c->add_flag("--learn-validation", o->learn_validation, "kvt: steps are found on the validation data, which are then learned as well");
-  c->add_option("--mean-rank", o->mean_rank, "store factors of this mean rank (kvt: otherwise k x rounds), of higher rank where there is more energy")->check(CLI::Range(1.0, 1e4));
+  c->add_flag("--learn-validation", o->learn_validation, "kvt: steps are found on the validation data, which are then learned as well; trained methods: they are, and choose nothing");
+  c->add_option("--refine", o->refine, "kvt: at the end, steps of training LoRA factors of --rank on all that is learned (default 0); options of training apply")->check(CLI::NonNegativeNumber);
+  c->add_option("--mean-rank", o->mean_rank, "store factors of this mean rank (kvt: otherwise k x rounds), of higher rank where there is more energy; with --refine, which adds --rank, rounds are cut to the rest before")->check(CLI::Range(1.0, 1e4));
   c->add_option("--levels", o->levels, "kvt-generated: concept, sentence, word (default: all three), or none = the constant core")->delimiter(',')
       ->check(CLI::IsMember({"concept", "sentence", "word", "none"}));
   c->add_option("--size", o->size, "kvt-generated: numbers in a knowledge vector, and rank of the adapter (default: sqrt(width)/4)")->check(CLI::PositiveNumber);
@@ -205,6 +216,8 @@ void add_adapt(CLI::App& app) {
     if (o->method == "kvt-generated" && o->out_type != "F32" && o->out_type != "F16") throw CLI::ValidationError("--out-type", "generated cores are written as F32 or F16");
     if (o->mean_rank > 0 && !in_rounds(*o)) throw CLI::ValidationError("--mean-rank", "is of methods that go in rounds: kvt, or lora with --rounds; for others: kvt export");
     if (o->fuse == "auto" && !in_rounds(*o) && o->valid.empty() && o->valid_split <= 0) throw CLI::ValidationError("--fuse", "auto needs --valid or --valid-split");
+    if (o->learn_validation && o->task == "classify" && !in_rounds(*o)) throw CLI::ValidationError("--learn-validation", "of --task classify, whose head is fitted first by validation data, is for methods that go in rounds");
+    if (o->learn_validation && (o->train.eval_every > 0 || o->train.patience > 0) && !in_rounds(*o)) throw CLI::ValidationError("--learn-validation", "leaves --eval-every and --patience nothing to choose by");
     if (o->learn_validation && o->fuse == "auto") throw CLI::ValidationError("--fuse", "auto needs validation data that are not learned");
     if (o->method == "kvt-generated" && o->fuse.empty()) o->fuse = "0.7";
     if (!o->fuse.empty() && o->method == "full") throw CLI::ValidationError("--fuse", "is of an adapter with its base; --method full leaves no base");

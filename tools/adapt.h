@@ -27,7 +27,7 @@ struct AdaptOptions {
   std::string init;                               // of low-rank methods; "" = lora: random, lora-xs: weight-svd, kvt: gradient-svd
   int64_t rounds = 0;                             // 0 = kvt 8, others 1
   float eta = 1.f / 32;
-  int64_t portion = 0;
+  int64_t portion = 0, refine = 0;
   bool learn_validation = false;
   double mean_rank = 0;                           // of what rounds store; 0 = as they made it
   std::vector<std::string> levels = {"concept", "sentence", "word"};      // of kvt-generated

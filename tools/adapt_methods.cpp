@@ -38,6 +38,7 @@ std::map<std::string, std::string> identity(const AdaptOptions& o, const Goal& g
   options["validation"] = goal.has_validation() ? hex(goal.fingerprint(Goal::Part::validation)) : "none";
   options["length"] = std::to_string(o.length);
   options.merge(goal.identity());
+  if (o.learn_validation) options["learn-validation"] = "yes";
   if (o.method != "full") {
     options["targets"] = joined(o.targets);
     options["layers"] = o.layers.empty() ? o.drop < 0 ? "all" : "from " + std::to_string(o.drop) : o.layers;
@@ -55,7 +56,8 @@ std::map<std::string, std::string> identity(const AdaptOptions& o, const Goal& g
     options["core"] = o.core;
     options["k"] = o.k;
     options["eta"] = std::to_string(o.eta);
-    options["portion"] = std::to_string(o.portion) + (o.learn_validation ? " learning validation" : "");
+    options["refine"] = std::to_string(o.refine) + " rank " + std::to_string(o.rank);
+    options["portion"] = std::to_string(o.portion);
   }
   if (in_rounds(o)) {
     options["init"] = o.init;

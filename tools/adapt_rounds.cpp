@@ -30,7 +30,7 @@ static std::string clock(double seconds) {
 static void print_plan(Report& report, const AdaptOptions& o, const RoundsOptions& options, const Goal& goal, const std::vector<TargetLayer>& layers) {
   report.line("base        " + o.model.model + ": " + goal.model().architecture() + ", fingerprint " + goal.base);
   report.line("method      " + o.method + ", " + name(options.core) + " core, k " + (options.k ? std::to_string(options.k) : "auto") + ", at most " +
-              std::to_string(options.rounds) + " rounds, " + std::to_string(layers.size()) + " layers");
+              std::to_string(options.rounds) + " rounds" + (options.refine > 0 ? ", refined in " + std::to_string(options.refine) + " steps" : "") + ", " + std::to_string(layers.size()) + " layers");
   goal.print(report);
   json plan = goal.plan();
   plan.update({{"event", "plan"}, {"base", goal.base}, {"method", o.method}, {"core", name(options.core)}, {"k", options.k}, {"rounds", options.rounds}, {"layers", layers.size()}});
@@ -40,6 +40,9 @@ static void print_plan(Report& report, const AdaptOptions& o, const RoundsOption
 bool in_rounds(const AdaptOptions& o) {
   return o.method == "kvt" || o.method == "lora-xs" || (is_lora(o) && (o.rounds > 0 || !o.init.empty()));
 }
+
+// Where refining follows, there is no need to cut what it has made: it may have its rank, and what the rounds have made the rest.
+static bool cut_before_refining(const AdaptOptions& o) { return o.refine > 0 && o.mean_rank >= double(o.rank + 1); }
 
 static RoundsOptions rounds_options(const AdaptOptions& o) {
   RoundsOptions options;
@@ -52,6 +55,9 @@ static RoundsOptions rounds_options(const AdaptOptions& o) {
   options.eta = o.eta;
   options.portion = o.portion;
   options.learn_validation = o.learn_validation;
+  options.refine = o.refine;
+  options.refine_rank = o.rank;
+  if (cut_before_refining(o)) options.kept_rank = o.mean_rank - double(o.rank);
   options.extract.batch = 1;         // the mean does not depend on it, memory does
   options.extract.precision = o.train.precision;
   options.extract.recompute = o.train.recompute;
@@ -66,6 +72,7 @@ static int64_t trained_numbers(const RoundsOptions& options, const std::vector<T
   for (const Trained& t : options.beside) n += t.tensor.size();
   for (const TargetLayer& layer : layers) {
     const Shape& w = layer.linear->weight.shape;
+    if (options.refine > 0) n += options.refine_rank * (w[0] + w[1]);
     n += options.core == CoreForm::extracted ? 0 : options.core == CoreForm::spectral ? k : options.core == CoreForm::dense ? k * k : k * (w[0] + w[1]);
   }
   return n;
@@ -74,7 +81,7 @@ static int64_t trained_numbers(const RoundsOptions& options, const std::vector<T
 // Makes of the adapters what is stored, and tells what that costs.
 static void compress(Report& report, const AdaptOptions& o, const Task& validation, RoundsState& state) {
   if (o.mean_rank == 0 && out_type(o) == DType::F32) return;
-  const double kept = o.mean_rank > 0 ? truncate(state.set, o.mean_rank) : 1;
+  const double kept = o.mean_rank > 0 && !cut_before_refining(o) ? truncate(state.set, o.mean_rank) : 1;
   round_to(state.set, out_type(o));
   const double loss = evaluate(validation, o.train.batch, interrupted);
   if (interrupted()) throw Interrupted();
@@ -129,7 +136,7 @@ void adapt_in_rounds(const AdaptOptions& o, Goal& goal, Report& report) {
   callbacks.training.validation = [&](const ValidationReport& r) { report.validation(r); };
   callbacks.round = [&](const RoundReport& r) {
     char text[240], found[80] = "";
-    if (options.basis == Basis::gradient)
+    if (options.basis == Basis::gradient && r.energy > 0)
       std::snprintf(found, sizeof found, "training loss %.4f  %.0f %% of the gradient  ", r.training_loss, 100 * r.energy);
     std::snprintf(text, sizeof text, "round %lld     validation loss %.4f -> %.4f  %sk %lld  rank %lld  %lld validation passes  %s, at most %s left",
                   static_cast<long long>(r.round), r.before, r.loss, found, static_cast<long long>(r.k), static_cast<long long>(r.rank),

@@ -22,6 +22,7 @@ struct ExperimentMethod {
   bool whole_model = false;                 // its result is a model, not an adapter
   bool fuse = true;                         // false: it is never fused with the base
   nlohmann::json config = {};               // images: "method" of `kvt train`
+  nlohmann::json training = nlohmann::json::object();      // images: in place of the experiment's
 };
 // language: one text; labelled and images: training data, and test data
 struct ExperimentDomain { std::string name, text, test = {}; };

@@ -73,6 +73,7 @@ void CellRunner::adapt(const Cell& cell, const Files& files, CellResult& r) cons
   std::vector<std::string> args;
   if (e_.kind == Experiment::Kind::images) {
     json training = e_.training, method = m.config;
+    training.update(m.training);
     if (!cell.rate.empty()) training["lr"] = std::stod(cell.rate);
     if (fuse) method["fuse"] = "auto";
     write_text(files.config, json({{"task", "image-classification"}, {"base", fs::absolute(base).string()}, {"images", files.train}, {"count", cell.size},

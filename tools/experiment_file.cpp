@@ -28,8 +28,11 @@ Experiment Experiment::open(const std::string& path, const std::string& data) {
     ExperimentMethod method;
     method.name = m.text("name");
     if (m.has("model")) method.model = file(m.text("model"));
-    if (e.kind == Kind::images) method.config = m.value("method");
-    else if (m.has("args")) method.args = m.texts("args");
+    if (e.kind == Kind::images) {
+      method.config = m.value("method");
+      if (m.has("training")) method.training = m.value("training");
+    }
+    if (e.kind != Kind::images && m.has("args")) method.args = m.texts("args");
     if (m.has("rates")) method.rates = m.texts("rates");
     for (const std::string& rate : method.rates) {
       char* end = nullptr;

@@ -2,8 +2,10 @@
 #include "tools/train.h"
 
 #include <filesystem>
+#include <optional>
 
 #include "engine/atomic_file.h"
+#include "engine/both_tasks.h"
 #include "tensor/parallel.h"
 #include "tools/commands.h"
 #include "tools/common.h"
@@ -68,7 +70,12 @@ void run_job(const TrainJob& job, const TrainPaths& paths) {
   self.options.insert(job.identity.begin(), job.identity.end());
   int64_t weights = 0;
   for (const Trained& t : job.trained) weights += t.tensor.size();
-  const int64_t steps = train_steps(job.options, job.task->size());
+  require(!job.learn_validation || (job.validation && job.options.eval_every == 0 && job.options.patience == 0),
+          "train: \"learn_validation\" needs validation data, which then choose no step: leave out \"eval_every\" and \"patience\"");
+  std::optional<BothTasks> both;
+  if (job.learn_validation) both.emplace(*job.task, *job.validation);
+  const Task& task = both ? static_cast<const Task&>(*both) : *job.task;
+  const int64_t steps = train_steps(job.options, task.size());
   report.line("training    " + in_thousands(weights) + " weights, " + in_thousands(job.task->size()) + " examples" +
               (job.validation ? ", validation " + in_thousands(job.validation->size()) : "") + ", " + std::to_string(steps) + " steps of " +
               std::to_string(job.options.batch * job.options.accumulate) + " examples");
@@ -102,7 +109,7 @@ void run_job(const TrainJob& job, const TrainPaths& paths) {
   };
   callbacks.save = [&](const TrainState& s) { write_checkpoint(checkpoint, s, job.trained, self); };
   callbacks.cancelled = interrupted;
-  const TrainEnd end = train(*job.task, job.trained, job.options, job.validation, state, callbacks);
+  const TrainEnd end = train(task, job.trained, job.options, both ? nullptr : job.validation, state, callbacks);
   if (end == TrainEnd::cancelled) {
     report.line("interrupted after step " + std::to_string(state.step) + "; to go on, repeat the command with --resume (checkpoint " + checkpoint + ")");
     report.event({{"event", "interrupted"}, {"step", state.step}, {"checkpoint", checkpoint}});
@@ -115,7 +122,12 @@ void run_job(const TrainJob& job, const TrainPaths& paths) {
     std::filesystem::remove(checkpoint, ignored);
   }
   if (end == TrainEnd::stopped_early) report.line("stopped early: no better validation loss since step " + std::to_string(state.best_step));
-  if (job.validation) report.line("the weights of step " + std::to_string(state.best_step) + " are kept (validation loss " + std::to_string(state.best_loss) + ")");
+  if (both) {
+    state.best_step = state.step;
+    state.best_loss = evaluate(*job.validation, job.options.batch, interrupted, job.options.precision);
+    if (interrupted()) throw Interrupted();
+    report.line("validation loss " + std::to_string(state.best_loss) + " (also learned)");
+  } else if (job.validation) report.line("the weights of step " + std::to_string(state.best_step) + " are kept (validation loss " + std::to_string(state.best_loss) + ")");
   report.peak(paths.out + " and " + paths.out + ".svg", planned);
   json done = {{"event", "done"}, {"out", paths.out}, {"step", state.step}, {"best_step", state.best_step}, {"peak_memory", peak_memory()},
                {"passes", double(state.step * job.options.batch * job.options.accumulate) / double(job.task->size())}};

@@ -20,6 +20,7 @@ struct TrainJob {
   std::string title;                    // of the learning curve
   const Task* task = nullptr;
   const Task* validation = nullptr;     // may be null
+  bool learn_validation = false;        // it is learned as well, and chooses nothing
   TrainedSet trained;
   TrainOptions options;
   std::map<std::string, std::string> identity;      // what decides the result, beside the options: for resuming
@@ -33,12 +34,16 @@ struct TrainJob {
 //   probe                    the class head alone
 //   lora, adapterdrop        {"rank", "alpha", "targets"}
 //   ia3                      (engine/ia3.h)
-//   lora-xs, kvt             {"rank", "alpha", "init"} and {"core", "k", "rounds", "eta", "init"}, with "targets" (engine/rounds.h); need validation data
+//   lora-xs, kvt             {"rank", "alpha", "init"} and {"core", "k", "rounds", "eta", "init", "refine", "refine_rank"}, with "targets" (engine/rounds.h);
+//                            need validation data. "mean_rank" and "out_type": how the result is stored (engine/compress.h)
+// "learn_validation": true has validation data learned as well, so that they choose nothing: of kvt (engine/rounds.h) and of what is not in rounds.
 // All but the first two: "head": true trains the class head as well, "fuse": "auto" fuses with the base as validation says, "drop": N leaves the
 // first N blocks alone (adapterdrop: 5/12 of them).
 struct TrainMethod {
   std::string name = "full";
-  bool head = false, fuse = false;
+  bool head = false, fuse = false, learn_validation = false;
+  double mean_rank = 0;                 // 0: as it was made
+  DType out_type = DType::F32;
   int64_t drop = -1;
   LoraOptions lora;
   RoundsOptions rounds;

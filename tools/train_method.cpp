@@ -3,6 +3,8 @@
 #include <cstdio>
 
 #include "engine/atomic_file.h"
+#include "engine/both_tasks.h"
+#include "engine/compress.h"
 #include "engine/fingerprint.h"
 #include "engine/ia3.h"
 #include "tools/commands.h"
@@ -34,11 +36,19 @@ TrainMethod read_method(Config c, const TrainOptions& options) {
     m.rounds.k = c.count("k", 1, 4096, m.rounds.k);
     m.rounds.rounds = c.count("rounds", 1, 1000, m.rounds.rounds);
     m.rounds.eta = float(c.real("eta", 1e-9, 1e3, double(m.rounds.eta)));
+    m.rounds.refine = c.count("refine", 1, 1 << 20, 0);
+    m.rounds.refine_rank = c.count("refine_rank", 1, 4096, m.rounds.refine_rank);
   }
+  if (m.name != "lora-xs") m.learn_validation = m.rounds.learn_validation = c.flag("learn_validation", false);
   if (in_rounds(m)) {
     m.rounds.basis = basis(c.text("init", kvt ? "gradient-svd" : "weight-svd"));
     m.rounds.extract.batch = options.batch;
     m.rounds.extract.precision = options.precision;
+    m.mean_rank = c.real("mean_rank", 1, 4096, 0);
+    const std::string type = c.text("out_type", "F32");
+    if (type != "F32" && type != "F16" && type != "BF16" && type != "Q8_0") c.bad("out_type", "expected F32, F16, BF16 or Q8_0");
+    if (m.rounds.refine > 0 && m.mean_rank >= double(m.rounds.refine_rank + 1)) m.rounds.kept_rank = m.mean_rank - double(m.rounds.refine_rank);
+    m.out_type = find_dtype(type.c_str())->type;
   }
   if (m.name != "full" && m.name != "probe") {
     m.head = c.flag("head", false);
@@ -91,6 +101,7 @@ static void run_in_rounds(const TrainJob& job, TrainMethod method, Model& model,
   int64_t trained = 0;
   for (const TargetLayer& layer : layers) {
     const int64_t k = std::min({method.rounds.k, layer.linear->weight.shape[0], layer.linear->weight.shape[1]});
+    if (method.rounds.refine > 0) trained += method.rounds.refine_rank * (layer.linear->weight.shape[0] + layer.linear->weight.shape[1]);
     trained += method.rounds.core == CoreForm::extracted ? 0 : method.rounds.core == CoreForm::spectral ? k : k * k;
   }
   if (method.head) {            // first alone, so that there is a gradient worth extracting
@@ -104,7 +115,9 @@ static void run_in_rounds(const TrainJob& job, TrainMethod method, Model& model,
   RoundsState state;
   if (!run_rounds(*job.task, *job.validation, layers, method.rounds, state, callbacks)) throw Interrupted();
   require(state.rounds() > 0 || method.head, "train: no step along the gradient lowers the validation loss (", state.losses[0], "); nothing is written");
-  Gguf file = state.rounds() > 0 ? rounds_file(state, method.rounds.core, model.architecture(), base, DType::F32) : new_adapter("head", model.architecture(), base);
+  if (method.mean_rank > 0 && method.rounds.kept_rank == 0) truncate(state.set, method.mean_rank);
+  round_to(state.set, method.out_type);
+  Gguf file = state.rounds() > 0 ? rounds_file(state, method.rounds.core, model.architecture(), base, method.out_type) : new_adapter("head", model.architecture(), base);
   if (state.rounds() == 0) method.fuse = false;      // nothing to fuse
   completed(report, std::move(file), job, method).write(paths.out);
   report.line("wrote " + paths.out + "; peak memory " + megabytes(peak_memory()));
@@ -123,6 +136,8 @@ void run_method(TrainJob job, const TrainMethod& method, Model& model, const Ggu
   job.identity["head"] = method.head ? "yes" : "no";
   job.identity["drop"] = std::to_string(first);
   if (in_rounds(method)) return run_in_rounds(job, method, model, first, id, paths);
+  job.learn_validation = method.learn_validation;
+  if (job.learn_validation) job.identity["learn-validation"] = "yes";
 
   if (method.name == "full") {
     job.trained = all_weights(model);
