@@ -127,6 +127,10 @@ TEST_CASE("the rate is chosen on validation, gains are paired by seed") {
   const std::string table = table_of(e, rows, results);
   CHECK(table.find("| A | 1e-4 | 3 |") != std::string::npos);
   CHECK(table.find("Base: 5.000") != std::string::npos);
+  // A rate that was run for one seed alone is not chosen, whatever its loss there.
+  std::vector<CellResult> more = results;
+  more.push_back({{0, size_t(0), 1000, e.seeds[0], "3e-4"}, 1, 1, nan, nan, 100, 400, 1e6, 10, 2});
+  CHECK(rows_of(e, more)[0].rate == "1e-4");
   const std::string plot = plot_of(e, rows);
   CHECK(plot.starts_with("<svg"));
   CHECK(plot.find("a &amp; b") != std::string::npos);
@@ -198,7 +202,7 @@ TEST_CASE("experiment files: the kinds, their keys, and what is refused") {
     return Experiment::open((folder / "e.json").string(), "data");
   };
   const Experiment images = open(R"({"name": "n", "kind": "images", "model": "m.gguf", "domains": [{"name": "d", "train": "a", "test": "/b"}], "sizes": [100], "seeds": [0],
-    "validation": 50, "training": {"steps": 3}, "methods": [{"name": "p", "method": {"name": "probe"}, "fuse": false}]})");
+    "validation": 50, "training": {"steps": 3}, "methods": [{"name": "p", "method": {"name": "probe"}, "fuse": false, "training": {"steps": 5}}]})");
   CHECK(images.counts_errors());
   CHECK(images.model == "data/m.gguf");
   CHECK(images.domains[0].text == "data/a");
@@ -206,6 +210,7 @@ TEST_CASE("experiment files: the kinds, their keys, and what is refused") {
   CHECK(images.methods[0].config.at("name") == "probe");
   CHECK(!images.methods[0].fuse);
   CHECK(images.training.at("steps") == 3);
+  CHECK(images.methods[0].training.at("steps") == 5);
   const std::string start = R"({"name": "n", "model": "m", "seeds": [0], "sizes": [2000], "domains": [{"name": "d", "text": "t"}], "methods": [{"name": "x")";
   CHECK(open(start + R"(, "args": ["--rank", "2"], "rates": ["1e-3"]}], "kept": "k"})").kept == "data/k");
   CHECK_THROWS_AS(open(start + R"(, "rates": ["fast"]}]})"), Error);

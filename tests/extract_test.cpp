@@ -593,6 +593,17 @@ TEST_CASE("refining: a last round of fixed length, on all that is learned; cance
   CHECK(kept.state.rounds() == 1);
   CHECK(kept.state.set.layers[0].lora->rank() == 2);
   CHECK(kept.loss() == doctest::Approx(kept.state.losses[1]));
+  // Cut before, the rounds' sum keeps what it is cut to, and refining its own rank; the loss is that of what is left.
+  Run cut;
+  options(cut);
+  cut.options.learn_validation = true;
+  cut.options.kept_rank = 1;
+  REQUIRE(cut.go());
+  int64_t rank = 0;
+  for (const auto& layer : cut.state.set.layers) rank += layer.lora->rank();
+  CHECK(rank == 4 * int64_t(cut.layers.size()));
+  CHECK(cut.loss() == doctest::Approx(cut.state.losses[2]));
+  CHECK(cut.state.losses[2] < cut.state.losses[0]);
   Run better;
   options(better);
   REQUIRE(better.go());

@@ -3,7 +3,7 @@
 
     tests/kills.py BUILD/kvt KILLS [--seed N]
 
-A run of 40 steps on tools/demo/tiny.gguf stores a checkpoint after each. It is started, killed after a random part of the time it takes, and resumed,
+Runs on tools/demo/tiny.gguf: 40 steps of LoRA, with a checkpoint after each, and KVT, with one after each round but the last, which refines. One is started, killed after a random part of the time it takes, and resumed,
 until it is done; then the next run begins. At every kill the checkpoint must be whole, and at the end of each run the adapter equal and nothing else
 left in the folder. Of the kills some hit the start, some a step, some the writing of a checkpoint.
 """
@@ -18,9 +18,13 @@ demo = pathlib.Path(__file__).resolve().parent.parent / "tools/demo"
 rng = random.Random(arguments.seed)
 
 
-def command(out, resume):
-    return [arguments.kvt, "adapt", "-m", str(demo / "tiny.gguf"), "--data", str(demo / "tiny.txt"), "--valid", str(demo / "tiny_validation.txt"), "--eval-every", "10",
-            "--rank", "2", "--length", "32", "--batch", "2", "--steps", "40", "--save-every", "1", "-t", "1", "-o", str(out)] + (["--resume"] if resume else [])
+METHODS = [["--method", "lora", "--steps", "40", "--eval-every", "10", "--save-every", "1"],
+           ["--method", "kvt", "--rounds", "3", "--k", "2", "--refine", "20", "--learn-validation", "--mean-rank", "3"]]
+
+
+def command(method, out, resume):
+    return [arguments.kvt, "adapt", "-m", str(demo / "tiny.gguf"), "--data", str(demo / "tiny.txt"), "--valid", str(demo / "tiny_validation.txt"),
+            "--rank", "2", "--length", "32", "--batch", "2", "-t", "1", "-o", str(out)] + METHODS[method] + (["--resume"] if resume else [])
 
 
 def fail(message):
@@ -31,15 +35,18 @@ def fail(message):
 with tempfile.TemporaryDirectory(prefix="kvt-kills-") as name:
     folder = pathlib.Path(name)
     out, checkpoint = folder / "adapter.gguf", folder / "adapter.gguf.checkpoint"
-    began = time.monotonic()
-    subprocess.run(command(out, False), check=True, capture_output=True)
-    whole = time.monotonic() - began
-    expected = out.read_bytes()
-    out.unlink()
+    wholes, all_expected = [], []
+    for method in range(len(METHODS)):
+        began = time.monotonic()
+        subprocess.run(command(method, out, False), check=True, capture_output=True)
+        wholes.append(time.monotonic() - began)
+        all_expected.append(out.read_bytes())
+        out.unlink()
 
     kills = runs = before_first = stray = 0
     while kills < arguments.kills:
-        process = subprocess.Popen(command(out, checkpoint.exists()), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        whole, expected = wholes[runs % len(METHODS)], all_expected[runs % len(METHODS)]
+        process = subprocess.Popen(command(runs % len(METHODS), out, checkpoint.exists()), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
             _, error = process.communicate(timeout=rng.uniform(0, 1.1 * whole))
             if process.returncode != 0:
@@ -66,4 +73,4 @@ with tempfile.TemporaryDirectory(prefix="kvt-kills-") as name:
                 out.unlink()
                 checkpoint.unlink(missing_ok=True)
     print(f"{kills} kills ({before_first} before the first checkpoint), {runs} runs done in between, each with the bytes of the run without kills; "
-          f"{stray} temporary files left; a whole run takes {whole:.2f} s")
+          f"{stray} temporary files left; whole runs take {' and '.join(f'{w:.2f}' for w in wholes)} s")

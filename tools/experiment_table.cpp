@@ -41,14 +41,17 @@ const CellResult* base_of(const std::vector<CellResult>& results, size_t domain,
 
 using Runs = std::vector<const CellResult*>;
 
-// The runs of one method, by rate; the best rate by mean validation loss first decided on the unfused scores.
+// The runs of one method at its best rate, by mean validation loss of the unfused scores. A rate that was run for fewer seeds than another is not compared.
 std::pair<std::string, Runs> best_rate(const std::vector<CellResult>& results, size_t domain, size_t method, int64_t size) {
   std::map<std::string, Runs> by_rate;
   for (const CellResult& r : results)
     if (r.cell.method == method && r.cell.domain == domain && r.cell.size == size) by_rate[r.cell.rate].push_back(&r);
   std::pair<std::string, Runs> best;
   double least = INFINITY;
+  size_t most = 0;
+  for (const auto& [rate, runs] : by_rate) most = std::max(most, runs.size());
   for (auto& [rate, runs] : by_rate) {
+    if (runs.size() < most) continue;
     double mean = 0;
     for (const CellResult* r : runs) mean += r->validation / double(runs.size());
     if (mean < least) least = mean, best = {rate, runs};
