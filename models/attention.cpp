@@ -68,14 +68,13 @@ void KvCache::truncate(int64_t length) {
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options, KvCache* cache, int64_t layer) {
   if (!cache) return attention(q, k, v, options);
   require(q.dim(0) == (AdapterPass::current().rows == AdapterPass::Rows::twins ? 2 : 1), "attention: a cache holds one sequence, got ", q.shape());
-  ArenaVector<Tensor> rows;
+  ArenaVector<KeysAndValues> rows;
   rows.reserve(size_t(q.dim(0)));
   for (int64_t b = 0; b < q.dim(0); ++b) {
     const auto row = [b](const Tensor& x) { return slice(x, 0, b, b + 1); };
-    const auto [keys, values] = cache->append(layer, b, row(k), row(v));
-    rows.push_back(attention(row(q), keys, values, options));
+    rows.push_back(cache->append(layer, b, row(k), row(v)));
   }
-  return rows.size() == 1 ? rows[0] : concat(rows, 0);
+  return attention(q, rows, options);
 }
 
 Tensor Attention::operator()(const Tensor& x, std::span<const int32_t> positions, KvCache* cache, int64_t layer) const {

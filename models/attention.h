@@ -8,7 +8,7 @@ namespace kvt {
 // two: what the base made of the tokens, and what the adapted model did (models/fusion.h).
 class KvCache {
  public:
-  struct Pair { Tensor k, v; };
+  using Pair = KeysAndValues;
 
   KvCache() = default;
   KvCache(int64_t layers, int64_t capacity, int64_t kv_heads, int64_t head_size, DType dtype, int64_t twins_from = -1);   // F32, F16 or Q8_0; −1 = none

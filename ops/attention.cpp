@@ -23,10 +23,10 @@ namespace {
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
-Problem check(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o) {
-  require(q.rank() == 4 && k.rank() == 4 && v.shape() == k.shape() && q.dim(0) == k.dim(0) && q.dim(3) == k.dim(3), "attention: q ", q.shape(), ", k ",
-          k.shape(), ", v ", v.shape(), " do not fit");
-  Problem p{q.dim(0), q.dim(1), k.dim(1), q.dim(2), k.dim(2), q.dim(3), 0, o.scale, o.causal, o.lengths, o.window};
+Problem check(const Shape& q, const Tensor& k, const Tensor& v, const AttentionOptions& o) {
+  require(q.rank() == 4 && k.rank() == 4 && v.shape() == k.shape() && q[0] == k.dim(0) && q[3] == k.dim(3), "attention: q ", q, ", k ", k.shape(), ", v ", v.shape(),
+          " do not fit");
+  Problem p{q[0], q[1], k.dim(1), q[2], k.dim(2), q[3], 0, o.scale, o.causal, o.lengths, o.window};
   require(p.Hkv > 0 && p.H % p.Hkv == 0, "attention: ", p.H, " query heads do not share ", p.Hkv, " key heads evenly");
   require(p.D > 0 && p.D <= 256, "attention: heads of ", p.D, " numbers; expected 1 to 256");
   require(k.dtype() == v.dtype() && (k.dtype() == DType::F32 || k.dtype() == DType::F16 || k.dtype() == DType::Q8_0), "attention: keys ", k.dtype(),
@@ -202,7 +202,10 @@ class Job {
 };
 
 void forward(float* y, float* lse, const Problem& p, const float* q, Rows k, Rows v) {
-  if (p.T * p.G <= few_rows) return forward_few(y, lse, p, q, k, v);
+  if (p.T * p.G <= few_rows) {
+    const Sequences one[] = {{y, lse, q, k, v}};
+    return forward_few(p, one);
+  }
   const int64_t most = tuned_panel().most, panels = pieces(p.T, most), blocks = pieces(panels, std::max<int64_t>(1, tuning::query_block() / (p.G * most)));
   const int64_t grain = std::max<int64_t>(1, piece_products / (pieces(panels, blocks) * most * p.G * std::max<int64_t>(p.S, 1) * p.D));
   parallel_for(p.B * p.Hkv * blocks, grain, [&](int64_t begin, int64_t end) {
@@ -219,7 +222,7 @@ void forward(float* y, float* lse, const Problem& p, const float* q, Rows k, Row
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options) {
   const Timed timed([] { return "attention"; }, k.bytes() + v.bytes());
-  const Problem p = check(q, k, v, options);
+  const Problem p = check(q.shape(), k, v, options);
   const bool record = recording({q, k, v});
   const Tensor lse = record ? Tensor({p.B, p.Hkv, p.T, p.G}) : Tensor();
   Tensor y(q.shape());
@@ -238,6 +241,28 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
         backward(dq, dk, dv, p, Q.data(), K.data(), V.data(), Y.data(), dy, lse.data(), i / p.Hkv, i % p.Hkv);
     });
   });
+}
+
+Tensor attention(const Tensor& q, std::span<const KeysAndValues> sequences, const AttentionOptions& options) {
+  const int64_t B = q.rank() == 4 ? q.dim(0) : 0, row = B > 0 ? q.size() / B : 0;
+  require(B >= 1 && int64_t(sequences.size()) == B && options.lengths.empty() && !Tape::current(), "attention: ", sequences.size(), " sequences for queries ", q.shape(),
+          ", without lengths and in inference");
+  const Timed timed([] { return "attention"; }, B * (sequences[0].k.bytes() + sequences[0].v.bytes()));
+  Problem p{};
+  Tensor y(q.shape());
+  ArenaVector<Sequences> all;
+  all.reserve(sequences.size());
+  for (const auto& [k, v] : sequences) {
+    p = check({1, q.dim(1), q.dim(2), q.dim(3)}, k, v, options);
+    require(p.S == sequences[0].k.dim(1), "attention: sequences of ", p.S, " and ", sequences[0].k.dim(1), " keys");
+    const int64_t at = int64_t(all.size()) * row;
+    all.push_back({y.data() + at, nullptr, q.data() + at, {k, p.Hkv * p.D}, {v, p.Hkv * p.D}});
+  }
+  if (y.size() == 0) return y;
+  if (p.T * p.G <= few_rows) forward_few(p, all);
+  else
+    for (const Sequences& s : all) forward(s.y, nullptr, p, s.q, s.k, s.v);
+  return y;
 }
 
 }  // namespace kvt

@@ -3,6 +3,7 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "tensor/tensor.h"
@@ -61,7 +62,8 @@ void hide(float* s, float* top, const float* before, int64_t keys, const float* 
 
 // Few queries wait for their keys, more have work for each. lse [B, Hkv, T, G] may be null.
 constexpr int64_t few_rows = 16;                            // T G; up to here a panel has too many empty lanes
-void forward_few(float* y, float* lse, const Problem& p, const float* q, Rows k, Rows v);
+struct Sequences { float *y, *lse; const float* q; Rows k, v; };      // p.B of them; lse may be null
+void forward_few(const Problem& p, std::span<const Sequences> all);
 
 // All that flows back through one key/value head. Each gradient may be null; dk and dv as k and v.
 void backward(float* dq, float* dk, float* dv, const Problem& p, const float* q, const float* k, const float* v, const float* y, const float* dy,

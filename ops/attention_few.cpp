@@ -107,19 +107,23 @@ void hide(float* s, float* top, const float* before, int64_t keys, const float* 
     }
 }
 
-void forward_few(float* y, float* lse, const Problem& p, const float* q, Rows k, Rows v) {
+void forward_few(const Problem& p, std::span<const Sequences> all) {
   thread_local Scratch scratch;                             // the parts, which other threads fill
-  const int64_t rows = pieces(p.T * p.G, 4) * 4, parts = std::max<int64_t>(1, pieces(p.S, key_split)), all = p.Hkv * rows;
-  float* const o = scratch.floats(p.B * parts * all * (p.D + 2));
-  const auto part = [=, m = o + p.B * parts * all * p.D, B = p.B, D = p.D](int64_t i) { return State{o + i * all * D, m + i * all, m + (B * parts + i) * all}; };
-  const int64_t grain = std::max<int64_t>(1, piece_products / (all * std::min(p.S, key_split) * p.D + 1));
-  parallel_for(p.B * parts, grain, [&](int64_t begin, int64_t end) {
+  const int64_t rows = pieces(p.T * p.G, 4) * 4, parts = std::max<int64_t>(1, pieces(p.S, key_split)), heads = p.Hkv * rows, jobs = int64_t(all.size()) * p.B * parts;
+  float* const o = scratch.floats(jobs * heads * (p.D + 2));
+  const auto part = [=, m = o + jobs * heads * p.D, D = p.D](int64_t i) { return State{o + i * heads * D, m + i * heads, m + (jobs + i) * heads}; };
+  const int64_t grain = std::max<int64_t>(1, piece_products / (heads * std::min(p.S, key_split) * p.D + 1));
+  parallel_for(jobs, grain, [&](int64_t begin, int64_t end) {
     for (int64_t job = begin; job < end; ++job) {
+      const Sequences& s = all[size_t(job / parts / p.B)];
       const int64_t j = job % parts * key_split;
-      attend_few(part(job), p, q, k, v, job / parts, rows, j, std::min(j + key_split, p.S));
+      attend_few(part(job), p, s.q, s.k, s.v, job / parts % p.B, rows, j, std::min(j + key_split, p.S));
     }
   });
-  for (int64_t b = 0; b < p.B; ++b) join(y, lse, p, part(b * parts), parts, rows, b);
+  for (int64_t i = 0; i < int64_t(all.size()) * p.B; ++i) {
+    const Sequences& s = all[size_t(i / p.B)];
+    join(s.y, s.lse, p, part(i * parts), parts, rows, i % p.B);
+  }
 }
 
 }  // namespace kvt::attn

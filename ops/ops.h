@@ -94,6 +94,9 @@ struct AttentionOptions {
   int64_t window = 0;                      // with causal: of the keys it sees, row t counts the last `window` alone; 0 = all
 };
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options);
+// The same where each row of the batch has keys and values of its own, [1, S, Hkv, D]; in inference, without lengths.
+struct KeysAndValues { Tensor k, v; };
+Tensor attention(const Tensor& q, std::span<const KeysAndValues> rows, const AttentionOptions& options);
 
 // --- shape ---
 Tensor reshape(const Tensor& x, const Shape& shape);        // shares numbers and gradient

@@ -117,6 +117,29 @@ TEST_CASE("the last queries over a cache give what all queries give") {
   }
 }
 
+TEST_CASE("rows of a batch with keys and values of their own: as each alone") {
+  Rng rng(12);
+  for (const auto& [T, S] : {std::pair<int64_t, int64_t>{1, 5}, {1, 300}, {3, 70}, {40, 90}})
+    for (DType type : {DType::F32, DType::F16, DType::Q8_0}) {
+      INFO("T ", T, ", S ", S, ", ", info(type).name);
+      const Tensor q = randn({2, T, 6, 32}, rng);
+      std::vector<KeysAndValues> rows;
+      for (int b = 0; b < 2; ++b) {
+        const auto stored = [&](const Tensor& x) { return type == DType::F32 ? x : pack(x, type); };
+        rows.push_back({stored(randn({1, S, 2, 32}, rng)), stored(randn({1, S, 2, 32}, rng))});
+      }
+      const AttentionOptions options = {.causal = true, .scale = 0, .lengths = {}, .window = 0};
+      const Tensor both = attention(q, rows, options);
+      for (int64_t b = 0; b < 2; ++b) {
+        const Tensor alone = attention(slice(q, 0, b, b + 1), rows[size_t(b)].k, rows[size_t(b)].v, options);
+        CHECK(std::equal(alone.data(), alone.data() + alone.size(), both.data() + b * alone.size()));
+      }
+    }
+  const std::vector<KeysAndValues> uneven = {{Tensor::zeros({1, 5, 2, 32}), Tensor::zeros({1, 5, 2, 32})}, {Tensor::zeros({1, 6, 2, 32}), Tensor::zeros({1, 6, 2, 32})}};
+  CHECK_THROWS_WITH_AS(attention(randn({2, 1, 6, 32}, rng), uneven, {}), "attention: sequences of 6 and 5 keys", Error);
+  CHECK_THROWS_AS(attention(randn({3, 1, 6, 32}, rng), uneven, {}), Error);
+}
+
 TEST_CASE("scores beyond the range of e^x") {
   Rng rng(24);
   const Sizes z{1, 70, 70, 2, 1, 16, true, {}, 50.f};
