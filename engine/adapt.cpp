@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "engine/checkpoint.h"
+#include "engine/compress.h"
 #include "engine/fingerprint.h"
 #include "engine/ia3.h"
 
@@ -51,6 +52,10 @@ RunIdentity identity(const AdaptSettings& s, const std::string& base, const Exam
     options["k"] = std::to_string(s.k);
     options["rounds"] = std::to_string(s.rounds);
     options["eta"] = real(s.eta);
+    options["portion"] = std::to_string(s.portion);
+    options["refine"] = std::to_string(s.refine) + " rank " + std::to_string(s.rank);
+    options["learn-validation"] = s.learn_validation ? "yes" : "no";
+    options["mean-rank"] = std::to_string(s.mean_rank);
   } else if (s.method != "ia3") {
     options["rank"] = std::to_string(s.rank);
     options["alpha"] = real(s.alpha);
@@ -67,6 +72,13 @@ RoundsOptions rounds_options(const AdaptSettings& s) {
   o.rounds = kvt ? s.rounds : 1;
   if (!kvt) o.scale = s.alpha / float(s.rank);
   o.eta = s.eta;
+  if (kvt) {
+    o.portion = s.portion;
+    o.refine = s.refine;
+    o.refine_rank = s.rank;
+    o.learn_validation = s.learn_validation;
+    o.mean_rank = s.mean_rank;
+  }
   o.extract.batch = 1;                       // the mean does not depend on it, memory does
   o.extract.precision = s.train.precision;
   o.extract.recompute = s.train.recompute;
@@ -100,6 +112,7 @@ std::optional<Gguf> adapt_in_rounds(CausalLm& model, const RunIdentity& self, co
   };
   if (!run_rounds(CausalTask(model, data), CausalTask(model, validation), layers, options, state, on)) return {};
   require(state.rounds() > 0, "adapt: ", s.method, ": no step lowers the validation loss of ", state.losses[0], " nats per token");
+  if (options.cut_at_end()) truncate(state.set, options.mean_rank);
   return rounds_file(state, options.core, model.architecture(), self.base, DType::F32);
 }
 
@@ -148,11 +161,11 @@ int64_t AdaptSettings::bytes(CausalLm& model, bool validation) const {
     adapted += w[0];
     if (method == "ia3") trained += w[0];
     else if (method == "lora-xs") trained += rank * rank;
-    else if (method != "kvt") trained += rank * sum;
-    else sketches += int64_t(sizeof(float)) * sum * ((2 * k + 16) * 3 + k * rounds * 2);      // both sketches and their factors; adapters, old and new
+    else if (method != "kvt" || refine > 0) trained += rank * sum;
+    if (method == "kvt") sketches += int64_t(sizeof(float)) * sum * ((2 * k + 16) * 3 + k * rounds * 2);      // both sketches and their factors; adapters, old and new
   }
   TrainOptions o = train;
-  if (method == "kvt" && core == "extracted") o.batch = std::max<int64_t>(1, o.batch / 4);      // one example with its backward pass, or a batch without
+  if (method == "kvt" && core == "extracted" && refine == 0) o.batch = std::max<int64_t>(1, o.batch / 4);      // one example with its backward pass, or a batch without
   return training_bytes(model.config(), trained, adapted, o, length, validation) + sketches;
 }
 

@@ -15,6 +15,9 @@ struct AdaptSettings {
   int64_t first_layer = -1;                                // blocks below stay as they are; −1 = as the method says
   int64_t k = 8, rounds = 8, rank = 8;
   float alpha = 16, eta = 1.f / 32;
+  int64_t portion = 0, refine = 0;                         // of kvt, as in RoundsOptions (engine/rounds.h); refining is of rank `rank`
+  bool learn_validation = false;
+  double mean_rank = 0;
   TrainOptions train;                                      // lr 0: the method's own
   int64_t length = 256;                                    // of the examples
   std::string checkpoint;                                  // written on the way, removed at the end; "" = none

@@ -32,6 +32,11 @@ AdaptSettings settings(const kvt_adapt_options& o) {
   s.rank = counted(o.rank, 8, 1 << 16, "rank");
   if (o.alpha != 0) s.alpha = o.alpha;
   if (o.eta != 0) s.eta = o.eta;
+  s.portion = counted(o.portion, 0, most, "portion");
+  s.refine = counted(o.refine, 0, most, "refine");
+  s.learn_validation = o.learn_validation != 0;
+  expect(o.mean_rank == 0 || (o.mean_rank >= 1 && o.mean_rank <= 1e4), "options: mean_rank is ", o.mean_rank, ", expected 0, or 1 to 10000");
+  s.mean_rank = o.mean_rank;
   s.length = counted(o.length, 256, 1 << 24, "length");
   TrainOptions& t = s.train;
   t.steps = counted(o.steps, 0, most, "steps");
@@ -56,7 +61,7 @@ AdaptSettings settings(const kvt_adapt_options& o) {
 AdaptCallbacks callbacks(Reporter& report, const AdaptSettings& s, const Log& log) {
   AdaptCallbacks on;
   kvt_progress& p = report.state;
-  if (s.in_rounds()) p.round = 1, p.rounds = uint64_t(s.method == "kvt" ? s.rounds : 1);
+  if (s.in_rounds()) p.round = 1, p.rounds = uint64_t(s.method == "kvt" ? s.rounds + (s.refine > 0) : 1);
   on.cancelled = [&report] { return report.cancelled(); };
   on.step = [&report, &p](const StepReport& r) {
     p.loss = r.loss, p.learning_rate = r.lr, p.tokens_per_second = r.tokens_per_second, p.seconds_left = r.seconds_left;

@@ -428,6 +428,11 @@ typedef struct kvt_adapt_options {
                                  * if it is of another run (model, data or options) */
   kvt_progress_fn progress;     /* may cancel at any moment */
   void *progress_user;
+  /* kvt, core "extracted" */
+  uint64_t portion;             /* tokens, about, that a round extracts from, in turns through the data; 0 = all */
+  int learn_validation;         /* not 0: validation data are learned as well, once they have told each round's step */
+  uint64_t refine;              /* steps of AdamW at the end, on LoRA factors of `rank`; 0 = none */
+  double mean_rank;             /* cut the result to factors of this mean rank: smaller; 0 = as it comes */
 } kvt_adapt_options;
 
 /* Adapts a language model to data. *adapter is then as one that was opened: attach it, write it. The model itself does not change, and sessions

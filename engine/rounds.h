@@ -43,7 +43,10 @@ struct RoundsOptions {
   bool learn_validation = false;     // extracted: see above
   int64_t refine = 0;                // extracted: steps of the last round; 0 = there is none
   int64_t refine_rank = 8;           // of its A and B
-  double kept_rank = 0;              // mean rank that the sum of the rounds before is cut to (engine/compress.h), so that refining makes up for it; 0 = as it is
+  double mean_rank = 0;              // of the result, 0 = as it comes: the rounds are cut (engine/compress.h) to what refining leaves, which makes up for it; if that
+                                     // is less than 1, or there is no refining, cutting is the caller's affair, at the end
+  bool cut_at_end() const { return mean_rank > 0 && !cut_before_refining(); }
+  bool cut_before_refining() const { return refine > 0 && mean_rank >= double(refine_rank + 1); }
   ExtractOptions extract;            // its k is ignored, its seed is that of the first round
   TrainOptions train;                // of trained cores: steps of all rounds together; also the size of validation batches
   TrainedSet beside;                 // trained together with each round's core: a class head. The extracted core leaves it as it is

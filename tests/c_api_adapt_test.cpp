@@ -99,6 +99,17 @@ TEST_CASE("every method adapts: the text becomes likelier, and the file gives th
     CHECK(loss_of(model, again, sample) == after);
     kvt_adapter_free(adapter), kvt_adapter_free(again);
   }
+  // Refined, with the validation data learned, and cut to a mean rank of 2 for the rounds and 4 for what refines them
+  kvt_adapt_options refined = quick("kvt");
+  refined.refine = 6, refined.learn_validation = 1, refined.portion = 40, refined.mean_rank = 6, refined.learning_rate = 1e-2f;
+  kvt_adapter* adapter = nullptr;
+  ok(kvt_adapt(model.p, &data.data, &refined, &adapter));
+  CHECK(loss_of(model, adapter, sample) < before);
+  kvt_adapter_free(adapter);
+  refined.mean_rank = 0.5;
+  adapter = nullptr;
+  CHECK(kvt_adapt(model.p, &data.data, &refined, &adapter) == KVT_INVALID_ARGUMENT);
+  CHECK(std::string(kvt_message()).find("mean_rank is 0.5") != std::string::npos);
 }
 
 TEST_CASE("cancelled amid the work and resumed, the result has the same bytes") {

@@ -597,7 +597,7 @@ TEST_CASE("refining: a last round of fixed length, on all that is learned; cance
   Run cut;
   options(cut);
   cut.options.learn_validation = true;
-  cut.options.kept_rank = 1;
+  cut.options.mean_rank = 4;
   REQUIRE(cut.go());
   int64_t rank = 0;
   for (const auto& layer : cut.state.set.layers) rank += layer.lora->rank();

@@ -41,9 +41,6 @@ bool in_rounds(const AdaptOptions& o) {
   return o.method == "kvt" || o.method == "lora-xs" || (is_lora(o) && (o.rounds > 0 || !o.init.empty()));
 }
 
-// Where refining follows, there is no need to cut what it has made: it may have its rank, and what the rounds have made the rest.
-static bool cut_before_refining(const AdaptOptions& o) { return o.refine > 0 && o.mean_rank >= double(o.rank + 1); }
-
 static RoundsOptions rounds_options(const AdaptOptions& o) {
   RoundsOptions options;
   const bool kvt = o.method == "kvt";
@@ -57,7 +54,7 @@ static RoundsOptions rounds_options(const AdaptOptions& o) {
   options.learn_validation = o.learn_validation;
   options.refine = o.refine;
   options.refine_rank = o.rank;
-  if (cut_before_refining(o)) options.kept_rank = o.mean_rank - double(o.rank);
+  options.mean_rank = o.mean_rank;
   options.extract.batch = 1;         // the mean does not depend on it, memory does
   options.extract.precision = o.train.precision;
   options.extract.recompute = o.train.recompute;
@@ -79,9 +76,9 @@ static int64_t trained_numbers(const RoundsOptions& options, const std::vector<T
 }
 
 // Makes of the adapters what is stored, and tells what that costs.
-static void compress(Report& report, const AdaptOptions& o, const Task& validation, RoundsState& state) {
+static void compress(Report& report, const AdaptOptions& o, const RoundsOptions& options, const Task& validation, RoundsState& state) {
   if (o.mean_rank == 0 && out_type(o) == DType::F32) return;
-  const double kept = o.mean_rank > 0 && !cut_before_refining(o) ? truncate(state.set, o.mean_rank) : 1;
+  const double kept = options.cut_at_end() ? truncate(state.set, o.mean_rank) : 1;
   round_to(state.set, out_type(o));
   const double loss = evaluate(validation, o.train.batch, interrupted);
   if (interrupted()) throw Interrupted();
@@ -160,7 +157,7 @@ void adapt_in_rounds(const AdaptOptions& o, Goal& goal, Report& report) {
     throw Interrupted();
   }
   require(state.rounds() > 0, o.method, ": no step lowers the validation loss (", state.losses[0], " nats per label); nothing is written");
-  compress(report, o, *held_out, state);
+  compress(report, o, options, *held_out, state);
   Gguf result = rounds_file(state, options.core, architecture, base, out_type(o));
   goal.store(result);
   store_fusion(report, o, goal, nullptr, result);

@@ -42,7 +42,6 @@ struct TrainJob {
 struct TrainMethod {
   std::string name = "full";
   bool head = false, fuse = false, learn_validation = false;
-  double mean_rank = 0;                 // 0: as it was made
   DType out_type = DType::F32;
   int64_t drop = -1;
   LoraOptions lora;

@@ -44,10 +44,9 @@ TrainMethod read_method(Config c, const TrainOptions& options) {
     m.rounds.basis = basis(c.text("init", kvt ? "gradient-svd" : "weight-svd"));
     m.rounds.extract.batch = options.batch;
     m.rounds.extract.precision = options.precision;
-    m.mean_rank = c.real("mean_rank", 1, 4096, 0);
+    m.rounds.mean_rank = c.real("mean_rank", 1, 4096, 0);
     const std::string type = c.text("out_type", "F32");
     if (type != "F32" && type != "F16" && type != "BF16" && type != "Q8_0") c.bad("out_type", "expected F32, F16, BF16 or Q8_0");
-    if (m.rounds.refine > 0 && m.mean_rank >= double(m.rounds.refine_rank + 1)) m.rounds.kept_rank = m.mean_rank - double(m.rounds.refine_rank);
     m.out_type = find_dtype(type.c_str())->type;
   }
   if (m.name != "full" && m.name != "probe") {
@@ -115,7 +114,7 @@ static void run_in_rounds(const TrainJob& job, TrainMethod method, Model& model,
   RoundsState state;
   if (!run_rounds(*job.task, *job.validation, layers, method.rounds, state, callbacks)) throw Interrupted();
   require(state.rounds() > 0 || method.head, "train: no step along the gradient lowers the validation loss (", state.losses[0], "); nothing is written");
-  if (method.mean_rank > 0 && method.rounds.kept_rank == 0) truncate(state.set, method.mean_rank);
+  if (method.rounds.cut_at_end()) truncate(state.set, method.rounds.mean_rank);
   round_to(state.set, method.out_type);
   Gguf file = state.rounds() > 0 ? rounds_file(state, method.rounds.core, model.architecture(), base, method.out_type) : new_adapter("head", model.architecture(), base);
   if (state.rounds() == 0) method.fuse = false;      // nothing to fuse
