@@ -112,13 +112,7 @@ void run(AdaptOptions o) {
     std::error_code ignored;
     std::filesystem::remove(o.checkpoint, ignored);
   }
-  if (end == TrainEnd::stopped_early) report.line("stopped early: no better validation loss since step " + std::to_string(state.best_step));
-  if (both) {
-    state.best_step = state.step;
-    state.best_loss = evaluate(*method.validation, o.train.batch, interrupted, o.train.precision);
-    if (interrupted()) throw Interrupted();
-    report.line("validation loss " + std::to_string(state.best_loss) + " (also learned)");
-  } else if (method.validation) report.line("the weights of step " + std::to_string(state.best_step) + " are kept (validation loss " + std::to_string(state.best_loss) + ")");
+  report.end(end, state, method.validation.get(), both.has_value(), o.train);
   report.peak(o.out, planned);
   if (!head_alone) passes += double(state.step * o.train.batch * o.train.accumulate) / double(method.task->size());
   json done = {{"event", "done"}, {"out", o.out}, {"step", state.step}, {"stopped_early", end == TrainEnd::stopped_early}, {"peak_memory", peak_memory()}, {"passes", passes}};

@@ -121,13 +121,7 @@ void run_job(const TrainJob& job, const TrainPaths& paths) {
     std::error_code ignored;
     std::filesystem::remove(checkpoint, ignored);
   }
-  if (end == TrainEnd::stopped_early) report.line("stopped early: no better validation loss since step " + std::to_string(state.best_step));
-  if (both) {
-    state.best_step = state.step;
-    state.best_loss = evaluate(*job.validation, job.options.batch, interrupted, job.options.precision);
-    if (interrupted()) throw Interrupted();
-    report.line("validation loss " + std::to_string(state.best_loss) + " (also learned)");
-  } else if (job.validation) report.line("the weights of step " + std::to_string(state.best_step) + " are kept (validation loss " + std::to_string(state.best_loss) + ")");
+  report.end(end, state, job.validation, both.has_value(), job.options);
   report.peak(paths.out + " and " + paths.out + ".svg", planned);
   json done = {{"event", "done"}, {"out", paths.out}, {"step", state.step}, {"best_step", state.best_step}, {"peak_memory", peak_memory()},
                {"passes", double(state.step * job.options.batch * job.options.accumulate) / double(job.task->size())}};

@@ -54,6 +54,17 @@ void Report::validation(const ValidationReport& r) {
   line(text);
 }
 
+void Report::end(TrainEnd how, TrainState& state, const Task* validation, bool learned, const TrainOptions& options) {
+  if (how == TrainEnd::stopped_early) line("stopped early: no better validation loss since step " + std::to_string(state.best_step));
+  if (!validation) return;
+  if (learned) {
+    state.best_step = state.step;
+    state.best_loss = evaluate(*validation, options.batch, interrupted, options.precision);
+    if (interrupted()) throw Interrupted();
+  }
+  line("the weights of step " + std::to_string(state.best_step) + " are kept (validation loss " + std::to_string(state.best_loss) + (learned ? ", also learned)" : ")"));
+}
+
 void Report::memory(const TrainingMemory& m, int64_t weights) {
   const std::pair<const char*, int64_t> parts[] = {{"weights", weights}, {"trained", m.trained}, {"gradients", m.gradients}, {"moments", m.moments},
                                                    {"best", m.best}, {"activations", m.activations}, {"work", m.work}};

@@ -17,6 +17,9 @@ class Report {
   void event(const nlohmann::json& object) const;          // one JSON line on standard output; nothing without
   void step(const StepReport& r);
   void validation(const ValidationReport& r);
+  // How it ended, and which step's weights are kept: the best on the validation data (null: there are none), or, where these were learned, the last, whose loss on them
+  // `state` gets. Throws Interrupted.
+  void end(TrainEnd how, TrainState& state, const Task* validation, bool learned, const TrainOptions& options);
   void memory(const TrainingMemory& planned, int64_t weights);      // before the run; weights: bytes of those that stay
   void peak(const std::string& out, int64_t planned);      // after it; 0 = nothing was planned
 
