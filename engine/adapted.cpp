@@ -30,13 +30,12 @@ Attached attach(Model& model, const AdapterUse& use, const std::string& base, bo
     require_adapter(file, "head", model, base, any_base);
   } else {
     const LoraSet set = load_adapter(model, file, use.scale, base, any_base);
-    std::vector<LowRankFactors*> fast;
+    std::vector<LowRankAdapter*> loras;
     for (const auto& layer : set.layers) {
-      layer.lora->freeze();
-      fast.push_back(&layer.lora->fast);
+      loras.push_back(layer.lora.get());
       a.adapters.push_back(layer.lora);
     }
-    bring_together(fast);
+    freeze(loras);
     a.fusion = set.fusion;
   }
   return a;

@@ -97,7 +97,7 @@ LoadedBank load_bank(CausalLm& model, const Gguf& file, float scale, const std::
   std::map<std::string, std::shared_ptr<BankAdapter>> layers;
   for (size_t d = 0; d < domains.size(); ++d) {
     const LoraSet set = load_adapter(model, adapter_of(file, domains[d]), scale, base, any_base);      // checks all, and attaches behind what is there:
-    std::vector<LowRankFactors*> fast;
+    std::vector<LowRankAdapter*> loras;
     for (const auto& [name, lora] : set.layers) {
       linears.at(name)->adapters.pop_back();                                                           // here it comes off again
       auto& layer = layers[name];
@@ -106,11 +106,10 @@ LoadedBank load_bank(CausalLm& model, const Gguf& file, float scale, const std::
         layer->bank = loaded.bank;
         layer->domains.resize(domains.size());
       }
-      lora->freeze();
-      fast.push_back(&lora->fast);
+      loras.push_back(lora.get());
       layer->domains[d] = lora;
     }
-    bring_together(fast);
+    freeze(loras);
     require(!layers.contains("output"), file.path(), ": domain '", domains[d].name, "' adapts the output matrix, which sees no choice of a domain");
   }
   for (const auto& [name, layer] : layers) {

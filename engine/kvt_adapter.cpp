@@ -169,7 +169,7 @@ KvtSet load_kvt(CausalLm& model, const Gguf& file, float scale, const std::strin
   load_parameters(*set.kvt, tensors, path);
   for (const auto& [name, x] : tensors) require(x.dtype() == DType::F32, path, ": tensor 'kvt.", name, "' is ", x.dtype(), ", expected F32, F16 or BF16");
 
-  std::vector<LowRankFactors*> fast;
+  std::vector<LowRankAdapter*> frozen;
   for (const std::string& name : names) {
     require(linears.contains(name) && name.starts_with("blk."), path, ": the base has no linear layer '", name, "' in its blocks");
     const auto core = std::make_shared<GeneratedCore>();
@@ -179,19 +179,12 @@ KvtSet load_kvt(CausalLm& model, const Gguf& file, float scale, const std::strin
     const Shape& w = linears.at(name)->weight.shape;
     require(core->a.shape() == Shape({c.columns, w[1]}) && core->b.shape() == Shape({w[0], c.size}), path, ": '", name, "': factors A ", core->a.shape(), " and B ",
             core->b.shape(), " do not fit weights ", w, " and cores ", c.size, " × ", c.columns);
-    std::shared_ptr<Adapter> attached = core;
-    if (c.per_token()) {
-      core->freeze();
-      fast.push_back(&core->fast);
-    } else {
-      const auto lora = core->folded();
-      lora->freeze();
-      fast.push_back(&lora->fast);
-      attached = lora;
-    }
+    std::shared_ptr<LowRankAdapter> attached = core;
+    if (!c.per_token()) attached = core->folded();
+    frozen.push_back(attached.get());
     set.layers.push_back({name, core, attached});
   }
-  bring_together(fast);
+  freeze(frozen);
   set.fusion = read_fusion(file);
   for (const auto& layer : set.layers) linears.at(layer.name)->adapters.push_back(layer.attached);
   return set;

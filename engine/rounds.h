@@ -77,7 +77,7 @@ struct RoundReport {
   double loss, before;               // validation: at the step found, and before the round
   double energy;                     // share of the gradient's that the k directions hold, mean over layers
   int64_t k, rank, evaluations;      // rank of the result so far; validation passes of this round
-  double seconds, seconds_left;      // left: if all rounds take place and take as long
+  double seconds, seconds_left;      // left: if all rounds take place and take as long; refining reports its own
 };
 struct RoundsCallbacks {
   std::function<void(const ExtractProgress&)> extracting;

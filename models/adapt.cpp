@@ -7,6 +7,15 @@
 
 namespace kvt {
 
+void freeze(std::span<LowRankAdapter* const> adapters) {
+  std::vector<LowRankFactors*> factors;
+  for (LowRankAdapter* adapter : adapters) {
+    adapter->freeze();
+    factors.push_back(&adapter->fast);
+  }
+  bring_together(factors);
+}
+
 std::shared_ptr<Lora> Lora::init(int64_t in, int64_t out, int64_t rank, float alpha, Rng& rng) {
   require(rank >= 1 && rank <= std::min(in, out), "lora: rank ", rank, " does not fit a layer of ", out, " × ", in);
   const float bound = 1 / std::sqrt(float(in));
@@ -27,8 +36,6 @@ std::optional<LowRank> Lora::low_rank(int64_t) const {
   if (!fast) return std::nullopt;
   return LowRank{.a = fast.a, .f = fast.f, .scale = scale * fast.scale};
 }
-
-void Lora::freeze() { fast = low_rank_factors(a, b); }
 
 Tensor Core::operator()(const Tensor& x, const Tensor& y) const {
   const Tensor h = kvt::scale(linear(x, a), scale);

@@ -7,17 +7,25 @@
 
 namespace kvt {
 
-// LoRA (Hu et al. 2021):  y' = y + s B (A x),  A [r, in], B [out, r], s = user scale · α/r.
-// A starts as U[−1/√in, 1/√in) (Kaiming uniform with a = √5, as PEFT does), B as zero: the start is the base model.
-struct Lora : Adapter {
+// y' = y + s B (C (A x)) with a core C that is the method's affair:  A [r, in], B [out, k]
+struct LowRankAdapter : Adapter {
   Tensor a, b;
-  float scale = 1.f;
+  float scale = 1.f;         // s
   LowRankFactors fast;       // for inference alone
 
-  Lora(Tensor a_, Tensor b_, float s) : a(std::move(a_)), b(std::move(b_)), scale(s) {}
+  LowRankAdapter() = default;
+  LowRankAdapter(Tensor a_, Tensor b_, float s) : a(std::move(a_)), b(std::move(b_)), scale(s) {}
+  void freeze() { fast = low_rank_factors(a, b); }        // from here on A and B must not change
+};
+// All of a model's, in the order in which it meets them: their factors then lie together, too.
+void freeze(std::span<LowRankAdapter* const> adapters);
+
+// LoRA (Hu et al. 2021):  y' = y + s B (A x),  A [r, in], B [out, r], s = user scale · α/r.
+// A starts as U[−1/√in, 1/√in) (Kaiming uniform with a = √5, as PEFT does), B as zero: the start is the base model.
+struct Lora : LowRankAdapter {
+  using LowRankAdapter::LowRankAdapter;
   static std::shared_ptr<Lora> init(int64_t in, int64_t out, int64_t rank, float alpha, Rng& rng);
   int64_t rank() const { return a.dim(0); }
-  void freeze();             // makes `fast`; from here on A and B must not change
   Tensor operator()(const Tensor& x, const Tensor& y) const override;
   std::optional<LowRank> low_rank(int64_t rows) const override;
 };

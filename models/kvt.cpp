@@ -135,8 +135,6 @@ std::shared_ptr<GeneratedCore> GeneratedCore::init(std::shared_ptr<const Kvt> kv
   return core;
 }
 
-void GeneratedCore::freeze() { fast = low_rank_factors(a, b); }
-
 std::shared_ptr<Lora> GeneratedCore::folded() const {
   const KvtConfig& c = kvt->config();
   require(!c.per_token(), "kvt: cores that depend on the input cannot be folded into factors");

@@ -68,15 +68,11 @@ class Kvt {
 };
 
 // One adapted linear layer; its core comes with the pass (AdapterPass::cores).
-struct GeneratedCore : Adapter {
+struct GeneratedCore : LowRankAdapter {        // A [t, in], B [out, k]
   std::shared_ptr<const Kvt> kvt;
   int64_t layer = 0;
-  Tensor a, b;                                 // A [t, in], B [out, k]
-  float scale = 1.f;                           // s
-  LowRankFactors fast;                         // for inference alone
 
   static std::shared_ptr<GeneratedCore> init(std::shared_ptr<const Kvt> kvt, int64_t layer, int64_t in, int64_t out, float scale, Rng& rng);
-  void freeze();                               // makes `fast`; A and B must not change any more
   // The same as a LoRA, A and B C with scale s, of a core that does not depend on the input; it costs no more than that. Throws for others.
   std::shared_ptr<Lora> folded() const;
   Tensor operator()(const Tensor& x, const Tensor& y) const override;

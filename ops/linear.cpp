@@ -67,9 +67,9 @@ void for_weight_rows(std::span<const Product> products, int64_t T, int64_t K, F&
 
 // What low-rank adapters add to products of few rows (ops/low_rank.h): G is made by the thread whose piece comes first, while the others begin with W; they wait for
 // it when they come to add.
-class Additions {
+class FewRowAdditions {
  public:
-  Additions(std::span<const Product> products, const float* x, int64_t T) : products_(products), x_(x), T_(T) {
+  FewRowAdditions(std::span<const Product> products, const float* x, int64_t T) : products_(products), x_(x), T_(T) {
     for (const Product& p : products)
       for (const LowRank& m : p.more) numbers_ += low_rank_rows * m.outer();
     thread_local Scratch scratch;
@@ -106,7 +106,7 @@ class Additions {
 };
 
 void dot_products(std::span<const Product> products, const float* x, int64_t T, int64_t K) {
-  Additions more(products, x, T);
+  FewRowAdditions more(products, x, T);
   for_weight_rows(products, T, K, [&, x, T](const Product& p, int64_t first, int64_t count) {
     more.begin(p, first, count);
     dots_of(p, x, first, count, T);
@@ -119,7 +119,7 @@ void q8_products(std::span<const Product> products, const float* x, int64_t T, i
   rounded.resize(size_t(T * K / 32));
   Q8Block* const q = rounded.data();
   for_rows(T, K, [&](int64_t begin, int64_t end) { kernel::quantize_q8(q + begin * K / 32, x + begin * K, (end - begin) * K); });
-  Additions more(products, x, T);
+  FewRowAdditions more(products, x, T);
   for_weight_rows(products, T, K, [&more, q, T](const Product& p, int64_t first, int64_t count) {
     more.begin(p, first, count);
     q8_dots_of(p, q, first, count, T);

@@ -112,9 +112,9 @@ constexpr int64_t most_rank = 16, most_side = 64;      // of an addition; of a t
 
 // What low-rank adapters add to the products of one call, each as one more block of numbers to sum over:  y += G F,  G [T, q] = s C_t (A x_t).
 // All A's together are the columns of one product H = x Aᵀ [T, Σ r].
-class Additions {
+class TileAdditions {
  public:
-  Additions(std::span<const Product> products, const Plan& plan) : products_(products), plan_(plan), of_(plan.tile.traits) {
+  TileAdditions(std::span<const Product> products, const Plan& plan) : products_(products), plan_(plan), of_(plan.tile.traits) {
     for (const Product& p : products)
       for (const LowRank& m : p.more) columns_ += m.inner(), g_bytes_ += plan.panels * g_panel(m);
   }
@@ -196,7 +196,7 @@ void tile_products(std::span<const Product> products, const float* x, int64_t T,
     most = {std::max(most.x, parts.x), std::max(most.w, parts.w)};
     columns += (p.w.dim(0) + of.cols - 1) / of.cols;
   }
-  Additions more(products, plan);
+  TileAdditions more(products, plan);
   thread_local Scratch packed;
   auto* const a = reinterpret_cast<std::byte*>(packed.floats((most.x * plan.blocks * plan.a_block() + more.bytes()) / 4));
   more.begin(a + most.x * plan.blocks * plan.a_block());

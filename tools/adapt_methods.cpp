@@ -56,7 +56,7 @@ std::map<std::string, std::string> identity(const AdaptOptions& o, const Goal& g
     options["core"] = o.core;
     options["k"] = o.k;
     options["eta"] = std::to_string(o.eta);
-    options["refine"] = std::to_string(o.refine) + " rank " + std::to_string(o.rank);
+    options["refine"] = std::to_string(o.refine) + " rank " + std::to_string(o.rank) + " of " + std::to_string(o.mean_rank);
     options["portion"] = std::to_string(o.portion);
   }
   if (in_rounds(o)) {

@@ -32,13 +32,12 @@ constexpr int64_t prompt = 128, text = 64;
 std::unique_ptr<CausalLm> with_lora(const Gguf& gguf, bool freeze, int64_t first_layer = 0) {
   auto model = load_model(gguf);
   Rng rng(1);
-  std::vector<LowRankFactors*> fast;
+  std::vector<LowRankAdapter*> adapters;
   for (const auto& [name, lora] : attach_lora(*model, {.rank = 8, .alpha = 16, .targets = {"all"}, .first_layer = first_layer, .last_layer = -1, .seed = 1}).layers) {
     for (float& x : lora->b.values()) x = 1e-3f * rng.normal();
-    if (freeze) lora->freeze(), fast.push_back(&lora->fast);
+    adapters.push_back(lora.get());
   }
-  bring_together(fast);
-  if (freeze) arrange_weights(*model);
+  if (freeze) kvt::freeze(adapters), arrange_weights(*model);
   return model;
 }
 
@@ -52,13 +51,12 @@ std::unique_ptr<CausalLm> with_words(const Gguf& gguf) {
   std::shared_ptr<CausalLm> model = arranged(gguf);
   const KvtSet set = attach_kvt(*model, {});
   Rng rng(1);
-  std::vector<LowRankFactors*> fast;
+  std::vector<LowRankAdapter*> adapters;
   for (const auto& layer : set.layers) {
     for (float& x : layer.core->b.values()) x = 1e-3f * rng.normal();
-    layer.core->freeze();
-    fast.push_back(&layer.core->fast);
+    adapters.push_back(layer.core.get());
   }
-  bring_together(fast);
+  freeze(adapters);
   return std::make_unique<KvtLm>(model, set.kvt);
 }
 
