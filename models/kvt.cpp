@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
+#include "ops/loops.h"
 #include "ops/low_rank.h"
 
 namespace kvt {
@@ -38,11 +40,29 @@ Tensor Kvt::level(int gate, const Tensor& query) const {
   return gelu(mlp_up(kappa)) * slice(gates.tensor, 0, gate, gate + 1);
 }
 
-Tensor Kvt::cores_of(const Tensor& phi) const { return linear(phi, mlp_down.weight, mlp_down.bias); }
+// W_2 φᵀ + C̄, a column for each row of φ: a layer's numbers then lie together, and those of one core number side by side, for who computes many rows at a time.
+Tensor Kvt::cores_of(const Tensor& phi) const {
+  const Tensor &w = mlp_down.weight.tensor, &constant = mlp_down.bias.tensor;
+  const int64_t N = phi.dim(0), h = config_.hidden, all = w.dim(0);
+  if (N == 1) return linear(phi, w, constant).view({all, 1});
+  const Precision precision = Tape::precision();
+  Tensor y({all, N});
+  for_rows(all, N, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) std::fill_n(y.data() + i * N, N, constant.data()[i]);
+  });
+  multiply(y.data(), N, {w.data(), h, 1}, {phi.data(), 1, h}, all, N, h, precision);
+  return on_backward(y, {phi, w, constant}, [=, kept = w.wants_grad() ? saved(phi) : Kept(), phi = phi.gradient(), constant = constant.gradient(), y = y.gradient()] {
+    const float* dy = y.grad();
+    if (phi.wants_grad()) multiply(phi.sum(), h, {dy, 1, N}, {w.data(), h, 1}, N, h, all, precision);
+    if (w.wants_grad()) multiply(w.grad(), h, {dy, N, 1}, {kept().data(), h, 1}, all, h, N, precision);
+    if (constant.wants_grad())
+      for (int64_t i = 0; i < all; ++i) constant.grad()[i] = std::accumulate(dy + i * N, dy + (i + 1) * N, constant.grad()[i]);
+  });
+}
 
 Tensor Kvt::cores(const KvtInput& in) const {
   const KvtConfig& c = config_;
-  if (!c.generated()) return mlp_down.bias.tensor.view({1, mlp_down.bias.tensor.size()});
+  if (!c.generated()) return mlp_down.bias.tensor.view({mlp_down.bias.tensor.size(), 1});
   Tensor phi;
   if (c.per_token()) {
     require(in.embedding && in.embedding.rank() == 3 && in.embedding.dim(2) == c.channels, "kvt: embeddings ",
@@ -75,30 +95,27 @@ Tensor Kvt::cores(const KvtInput& in) const {
 }
 
 Tensor core_product(const Tensor& cores, int64_t layer, int64_t k, const Tensor& h) {
-  const int64_t t = h.dim(-1), rows = h.shape().leading().numel(), N = cores.dim(0), step = cores.dim(1), at = layer * k * t;
-  require(cores.rank() == 2 && rows % N == 0 && layer >= 0 && at + k * t <= step, "core_product: cores ", cores.shape(), " of ", k, " × ", t, " for layer ", layer,
-          " and ", h.shape());
+  const int64_t t = h.dim(-1), rows = h.shape().leading().numel(), N = cores.dim(1), at = layer * k * t;
+  require(cores.rank() == 2 && rows % N == 0 && layer >= 0 && at + k * t <= cores.dim(0), "core_product: cores ", cores.shape(), " of ", k, " × ", t, " for layer ",
+          layer, " and ", h.shape());
   const int64_t each = rows / N;               // rows that share a core
+  const auto number = [=](int64_t row, int64_t i, int64_t j) { return (at + i * t + j) * N + row / each; };
   Tensor y(h.shape().with_last(k));
-  for (int64_t r = 0; r < rows; ++r) {
-    const float *C = cores.data() + r / each * step + at, *from = h.data() + r * t;
+  for (int64_t r = 0; r < rows; ++r)
     for (int64_t i = 0; i < k; ++i) {
       float total = 0;
-      for (int64_t j = 0; j < t; ++j) total += C[i * t + j] * from[j];
+      for (int64_t j = 0; j < t; ++j) total += cores.data()[number(r, i, j)] * h.data()[r * t + j];
       y.data()[r * k + i] = total;
     }
-  }
   return on_backward(y, {cores, h}, [=, y = y.gradient()] {
     float *dC = cores.wants_grad() ? cores.grad() : nullptr, *dh = h.wants_grad() ? h.grad() : nullptr;
     const float* dy = y.grad();
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t core = r / each * step + at;
+    for (int64_t r = 0; r < rows; ++r)
       for (int64_t i = 0; i < k; ++i)
         for (int64_t j = 0; j < t; ++j) {
-          if (dC) dC[core + i * t + j] += dy[r * k + i] * h.data()[r * t + j];
-          if (dh) dh[r * t + j] += dy[r * k + i] * cores.data()[core + i * t + j];
+          if (dC) dC[number(r, i, j)] += dy[r * k + i] * h.data()[r * t + j];
+          if (dh) dh[r * t + j] += dy[r * k + i] * cores.data()[number(r, i, j)];
         }
-    }
   });
 }
 
@@ -140,14 +157,14 @@ std::shared_ptr<Lora> GeneratedCore::folded() const {
   require(!c.per_token(), "kvt: cores that depend on the input cannot be folded into factors");
   const Tape::Pause pause;
   const int64_t n = c.size * c.columns;
-  const Tensor core = slice(kvt->cores({}), 1, layer * n, (layer + 1) * n).view({c.size, c.columns});
+  const Tensor core = slice(kvt->cores({}), 0, layer * n, (layer + 1) * n).view({c.size, c.columns});
   return std::make_shared<Lora>(a, matmul(b, core), scale);
 }
 
 // The pass's cores, of which there is one for each row or for some that follow one another
 static const Tensor& cores_for(const Kvt& kvt, int64_t rows) {
   const AdapterPass& pass = AdapterPass::current();
-  require(pass.cores && pass.maker == &kvt && rows % pass.cores.dim(0) == 0, "kvt: the cores of this pass have not been made");
+  require(pass.cores && pass.maker == &kvt && rows % pass.cores.dim(1) == 0, "kvt: the cores of this pass have not been made");
   return pass.cores;
 }
 
@@ -162,7 +179,8 @@ Tensor GeneratedCore::operator()(const Tensor& x, const Tensor& y) const {
 std::optional<LowRank> GeneratedCore::low_rank(int64_t rows) const {
   if (!fast) return std::nullopt;
   const Tensor& cores = cores_for(*kvt, rows);
-  return LowRank{fast.a, fast.f, cores.data() + layer * kvt->config().size * a.dim(0), cores.dim(1), rows / cores.dim(0), scale * fast.scale};
+  const int64_t N = cores.dim(1);
+  return LowRank{fast.a, fast.f, cores.data() + layer * kvt->config().size * a.dim(0) * N, N, rows / N, scale * fast.scale};
 }
 
 KvtLm::KvtLm(std::shared_ptr<CausalLm> model, std::shared_ptr<const Kvt> kvt) : model_(std::move(model)), kvt_(std::move(kvt)) {

@@ -52,7 +52,7 @@ class Kvt {
     if (config_.generated()) f("bank", bank), f("w_alpha", w_alpha), f("alpha", alpha), f("mlp_up", mlp_up), f("gates", gates);
     f("mlp_down", mlp_down);
   }
-  // The cores of all layers: [N, layers · k · t], N = B T where tokens differ (the word level, the causal sentence level), B where
+  // The cores of all layers, a column each: [layers · k · t, N], N = B T where tokens differ (the word level, the causal sentence level), B where
   // texts do, else 1.
   Tensor cores(const KvtInput& input) const;
   // α of the level's query [.., k] = W_α emb, none for the concept level: [.., m]
@@ -79,7 +79,7 @@ struct GeneratedCore : LowRankAdapter {        // A [t, in], B [out, k]
   std::optional<LowRank> low_rank(int64_t rows) const override;
 };
 
-// y_n = C_n h_n:  cores [N, layers · k · t], of which `layer` counts; h [.., t] of `each` N rows, the first `each` for the first core: [.., k]
+// y_n = C_n h_n:  cores [layers · k · t, N], of which `layer` counts; h [.., t] of `each` N rows, the first `each` for the first core: [.., k]
 Tensor core_product(const Tensor& cores, int64_t layer, int64_t k, const Tensor& h);
 // y_t = (before + Σ_{s ≤ t} x_s) / (count + t + 1),  x [B, T, k], before [k] or none
 Tensor prefix_mean(const Tensor& x, const Tensor& before = {}, int64_t count = 0);

@@ -12,13 +12,17 @@
 //   BF16        x₁ w₁ + x₂ w₁                   2^−17; w₁ is exact
 //   F16         x₁ w₁ + x₂ w₁ + x₁ w₂           2^−17; w₁ + w₂ is exact, its 11 bits being fewer than 16
 //
-// What low-rank adapters add, s Fᵀ (C_t (A x_t)), is a sum over few numbers more, with G = s C_t (A x_t) in F32 before it is packed (quantized weights alone).
+// What low-rank adapters add, s Fᵀ (C_t (A x_t)), is a sum over few numbers more (quantized weights alone): with G = s C_t (A x_t) in F32 before it is packed,
+//
+//   y = [x G] [W F]ᵀ        G of all adapters of all products; F is zero where an adapter is not a product's own
 //
 // Integer tiles would be slower: what they add up must be scaled after every block of 32 numbers, which takes several times as long as the
 // products do.
 #include "ops/linear_tiles.h"
 
+#include <atomic>
 #include <cstring>
+#include <thread>
 
 #include "ops/interleave.h"
 #include "ops/panel_product.h"
@@ -39,13 +43,16 @@ Parts parts_for(DType type) {
 // How products are cut: K in blocks of kc numbers, T in panels of A; N in panels of B.
 struct Plan {
   const TileVariant& tile;
-  int64_t T, K, kc, blocks, panels;            // a block of K holds whole blocks of the type
+  int64_t T, K, more, kc, blocks, panels;      // a block of K holds whole blocks of the type; `more` numbers follow K, in the last block
 
-  Plan(int64_t t, int64_t k)
-      : tile(kernel::matmul_tile_bf16.best()), T(t), K(k), kc(numbers_of_panel(tile.traits, K, piece)), blocks(pieces(K, kc)), panels(pieces(T, tile.traits.rows)) {}
+  Plan(int64_t t, int64_t k, int64_t more_)
+      : tile(kernel::matmul_tile_bf16.best()), T(t), K(k), more(more_), kc(numbers_of_panel(tile.traits, K, piece)), blocks(pieces(K, kc)), panels(pieces(T, tile.traits.rows)) {}
   int64_t in_block(int64_t b) const { return std::min(kc, K - b * kc); }
-  int64_t a_block() const { return panels * tile.traits.rows * kc * tile.traits.bytes; }      // room for one of x's, in bytes; panels follow one another
-  int64_t b_panel() const { return tile.traits.cols * kc * tile.traits.bytes; }
+  int64_t depth(int64_t b, int part = 0) const { return in_block(b) + (b + 1 == blocks && part == 0 ? more : 0); }      // of a panel: x's rest has nothing behind it
+  int64_t vectors(int64_t n, int64_t numbers) const { return n * round_up(numbers, tile.traits.step) * tile.traits.bytes; }      // bytes of n
+  int64_t a_block() const { return panels * vectors(tile.traits.rows, kc + more); }      // room for one of x's, in bytes; panels follow one another
+  int64_t b_panel() const { return vectors(tile.traits.cols, kc + more); }
+  std::byte* panel(std::byte* block, int64_t b, int64_t i, int part = 0) const { return block + i * vectors(tile.traits.rows, depth(b, part)); }
 };
 
 // x ← x − bf16(x)
@@ -67,7 +74,7 @@ void pack_x(std::byte* a, const Plan& plan, const float* x, int64_t i, int parts
       from = rest;
     }
     for (int64_t b = 0; b < plan.blocks; ++b)
-      of.pack_a(a + (p * plan.blocks + b) * plan.a_block() + i * of.rows * round_up(plan.in_block(b), of.step) * of.bytes, of.rows, from + b * plan.kc, K, 1, n, plan.in_block(b));
+      of.pack_a(plan.panel(a + (p * plan.blocks + b) * plan.a_block(), b, i, p), of.rows, from + b * plan.kc, K, 1, n, plan.in_block(b));
   }
 }
 
@@ -110,68 +117,77 @@ namespace {
 
 constexpr int64_t most_rank = 16, most_side = 64;      // of an addition; of a tile
 
-// What low-rank adapters add to the products of one call, each as one more block of numbers to sum over:  y += G F,  G [T, q] = s C_t (A x_t).
-// All A's together are the columns of one product H = x Aᵀ [T, Σ r].
+// What low-rank adapters add to the products of one call. All A's together are the columns of one product H = x Aᵀ [T, Σ r], of which comes G [T, Σ q].
 class TileAdditions {
  public:
-  TileAdditions(std::span<const Product> products, const Plan& plan) : products_(products), plan_(plan), of_(plan.tile.traits) {
+  TileAdditions(std::span<const Product> products, const Plan& plan) : products_(products), plan_(plan), of_(plan.tile.traits), outer_(outer(products)) {
     for (const Product& p : products)
-      for (const LowRank& m : p.more) columns_ += m.inner(), g_bytes_ += plan.panels * g_panel(m);
+      for (const LowRank& m : p.more) inner_ += m.inner();
   }
-  int64_t bytes() const { return g_bytes_ + a_panels() * plan_.blocks * plan_.b_panel(); }
-  const std::byte* panels() const { return g_; }                // of G, of one addition after another: panels_of(m) bytes each
-  int64_t panels_of(const LowRank& m) const { return plan_.panels * g_panel(m); }
+  static int64_t outer(std::span<const Product> products) {
+    int64_t all = 0;
+    for (const Product& p : products)
+      for (const LowRank& m : p.more) all += m.outer();
+    return all;
+  }
+  int64_t a_panels() const { return pieces(inner_, of_.cols); }
+  int64_t bytes() const { return a_panels() * plan_.blocks * plan_.b_panel(); }
 
-  // Packs all A's.
-  void begin(std::byte* memory) {
-    g_ = memory, a_ = memory + g_bytes_;
+  // Panel j of all A's, to memory that begins at `a`
+  void pack_a(std::byte* a, int64_t j) {
+    const struct Made { std::atomic<int64_t>& count; ~Made() { count.fetch_add(1, std::memory_order_release); } } made{made_};      // also if there is no memory
     ArenaVector<const std::byte*> rows;
-    rows.reserve(size_t(columns_));
+    rows.reserve(size_t(inner_));
     for (const Product& p : products_)
       for (const LowRank& m : p.more)
         for (int64_t r = 0; r < m.inner(); ++r) rows.push_back(m.a.raw() + byte_size(DType::F16, r * plan_.K));
-    for (int64_t j = 0; j < a_panels(); ++j)
-      pack_rows(a_ + j * plan_.blocks * plan_.b_panel(), plan_, DType::F16, [&](int64_t r) { return rows[size_t(j * of_.cols + r)]; },
-                std::min<int64_t>(of_.cols, columns_ - j * of_.cols), 1);
+    pack_rows(a + j * plan_.blocks * plan_.b_panel(), plan_, DType::F16, [&](int64_t r) { return rows[size_t(j * of_.cols + r)]; },
+              std::min<int64_t>(of_.cols, inner_ - j * of_.cols), 1);
   }
-  // Packs panel i of each G, of the same panel of x, which begins block by block at x_blocks + b a_block.
-  void pack(int64_t i, const std::byte* x_blocks) const {
-    if (columns_ == 0) return;
+  // Panel i of G behind the same panel of x, when A's panels are there.
+  void pack_g(std::byte* x, int64_t i, const std::byte* a) const {
+    if (inner_ == 0) return;
+    for (int spins = 0; made_.load(std::memory_order_acquire) < a_panels(); ++spins)
+      if (spins > 1000) std::this_thread::yield();
     thread_local Scratch scratch;
-    const int64_t first = i * of_.rows, n = std::min<int64_t>(of_.rows, plan_.T - first), R = columns_;
-    float *const h = scratch.floats(n * (R + most_rank)), *const g = h + n * R;
-    std::fill_n(h, n * R, 0.f);
+    const int64_t first = i * of_.rows, n = std::min<int64_t>(of_.rows, plan_.T - first);
+    float *h = scratch.floats(n * (inner_ + outer_)), *const all_g = h + n * inner_, *g = all_g;
+    std::fill_n(h, n * inner_, 0.f);
     if (of_.begin) of_.begin();
     for (int64_t j = 0; j < a_panels(); ++j)
       for (int64_t b = 0; b < plan_.blocks; ++b)
-        multiply_panels(h + j * of_.cols * n, 1, n, plan_.tile, x_blocks + b * plan_.a_block() + i * of_.rows * round_up(plan_.in_block(b), of_.step) * of_.bytes,
-                        a_ + (j * plan_.blocks + b) * plan_.b_panel(), n, std::min<int64_t>(of_.cols, R - j * of_.cols), plan_.in_block(b));
+        multiply_panels(h + j * of_.cols * n, 1, n, plan_.tile, plan_.panel(x + b * plan_.a_block(), b, i), a + (j * plan_.blocks + b) * plan_.b_panel(), n,
+                        std::min<int64_t>(of_.cols, inner_ - j * of_.cols), plan_.in_block(b));
     if (of_.end) of_.end();
-    std::byte* to = g_;
-    const float* column = h;
     for (const Product& p : products_)
-      for (const LowRank& m : p.more) {
-        for (int64_t t = 0; t < n; ++t) low_rank_core(g + t, m, column + t, n, first + t);
-        of_.pack_a(to + i * g_panel(m), of_.rows, g, 1, n, n, m.outer());
-        to += panels_of(m), column += m.inner() * n;
-      }
+      for (const LowRank& m : p.more) low_rank_core(g, m, h, n, first, n), h += m.inner() * n, g += m.outer() * n;
+    const int64_t last = plan_.blocks - 1;
+    of_.pack_a(plan_.panel(x + last * plan_.a_block(), last, i) + plan_.vectors(of_.rows, plan_.in_block(last)), of_.rows, all_g, 1, n, n, outer_);
   }
-  // The panel of F's columns first … first + n − 1
-  void pack_f(std::byte* to, const LowRank& m, int64_t first, int64_t n) const {
-    alignas(64) float numbers[most_side * most_rank];
-    for (int64_t j = 0; j < m.outer(); ++j) unpack(numbers + j * most_side, DType::F16, m.f.raw() + byte_size(DType::F16, j * m.f.dim(1) + first), n);
-    of_.pack_b(to, of_.cols, numbers, 1, most_side, n, m.outer());
+  // Columns first … first + n − 1 of F, of the additions to p, behind the last block of W's panel b; part 1 of W has none.
+  void pack_f(std::byte* b, const Product& p, int64_t first, int64_t n, int parts) const {
+    if (outer_ == 0) return;
+    thread_local Scratch scratch;
+    float *const numbers = scratch.floats(outer_ * most_side), *to = numbers;
+    for (const Product& each : products_)
+      for (const LowRank& m : each.more)
+        for (int64_t j = 0; j < m.outer(); ++j, to += most_side) {
+          if (&each == &p) unpack(to, DType::F16, m.f.raw() + byte_size(DType::F16, j * m.f.dim(1) + first), n);
+          else std::fill_n(to, n, 0.f);
+        }
+    for (int part = 0; part < parts; ++part) {
+      if (part > 0) std::fill_n(numbers, outer_ * most_side, 0.f);
+      const int64_t last = plan_.blocks - 1;
+      of_.pack_b(b + (part * plan_.blocks + last) * plan_.b_panel() + plan_.vectors(of_.cols, plan_.in_block(last)), of_.cols, numbers, 1, most_side, n, outer_);
+    }
   }
 
  private:
-  int64_t g_panel(const LowRank& m) const { return of_.rows * round_up(m.outer(), of_.step) * of_.bytes; }
-  int64_t a_panels() const { return pieces(columns_, of_.cols); }
-
   std::span<const Product> products_;
   const Plan& plan_;
   const kernel::Tile& of_;
-  int64_t columns_ = 0, g_bytes_ = 0;
-  std::byte *g_ = nullptr, *a_ = nullptr;
+  int64_t inner_ = 0, outer_ = 0;
+  std::atomic<int64_t> made_{0};             // panels of A
 };
 
 }  // namespace
@@ -187,7 +203,7 @@ bool tiles_take(const Product& p) {
 bool has_weight_tiles() { return kernel::matmul_tile_bf16.best().traits.begin != nullptr; }
 
 void tile_products(std::span<const Product> products, const float* x, int64_t T, int64_t K) {
-  const Plan plan(T, K);
+  const Plan plan(T, K, TileAdditions::outer(products));
   const auto& of = plan.tile.traits;
   Parts most{1, 1};
   int64_t columns = 0;                                      // panels of B
@@ -199,24 +215,26 @@ void tile_products(std::span<const Product> products, const float* x, int64_t T,
   TileAdditions more(products, plan);
   thread_local Scratch packed;
   auto* const a = reinterpret_cast<std::byte*>(packed.floats((most.x * plan.blocks * plan.a_block() + more.bytes()) / 4));
-  more.begin(a + most.x * plan.blocks * plan.a_block());
-  parallel_for(plan.panels, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) pack_x(a, plan, x, i, most.x), more.pack(i, a);
+  std::byte* const factors = a + most.x * plan.blocks * plan.a_block();
+  const int64_t before_x = more.a_panels();                // what those of x wait for comes first
+  parallel_for(before_x + plan.panels, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      if (i < before_x) more.pack_a(factors, i);
+      else pack_x(a, plan, x, i - before_x, most.x), more.pack_g(a, i - before_x, factors);
+    }
   });
   parallel_for(columns, 1, [&](int64_t begin, int64_t end) {
     thread_local Scratch scratch;
     auto* const b = reinterpret_cast<std::byte*>(scratch.floats(most.w * plan.blocks * plan.b_panel() / 4));
     const Product* p = products.data();
-    const std::byte* inner = more.panels();                 // of *p
     int64_t before = 0;                                     // panels of the products before *p
     for (int64_t j = begin; j < end; ++j) {
-      for (int64_t mine; j - before >= (mine = (p->w.dim(0) + of.cols - 1) / of.cols); ++p) {
-        before += mine;
-        for (const LowRank& m : p->more) inner += more.panels_of(m);
-      }
+      for (int64_t mine; j - before >= (mine = (p->w.dim(0) + of.cols - 1) / of.cols); ++p) before += mine;
       const int64_t N = p->w.dim(0), first = (j - before) * of.cols, n = std::min<int64_t>(of.cols, N - first);
       const Parts parts = parts_for(p->w.dtype());
+      for (const LowRank& m : p->more) prefetch_outer(m, first, n);
       pack_w(b, plan, p->w, first, n, parts.w);
+      more.pack_f(b, *p, first, n, parts.w);
       float* const to = p->y + first;
       for (int64_t t = 0; t < T; ++t) {
         if (n == 32) std::memset(to + t * N, 0, 32 * sizeof(float));      // in place, without a call
@@ -226,13 +244,8 @@ void tile_products(std::span<const Product> products, const float* x, int64_t T,
       for (int64_t block = 0; block < plan.blocks; ++block)
         for (int px = 0; px < parts.x; ++px)
           for (int pw = 0; pw < parts.w && px + pw < 2; ++pw)       // x₂ w₂ would be below rounding
-            multiply_panels(to, N, 1, plan.tile, a + (px * plan.blocks + block) * plan.a_block(), b + (pw * plan.blocks + block) * plan.b_panel(), T, n, plan.in_block(block));
-      const std::byte* g = inner;
-      for (const LowRank& m : p->more) {
-        more.pack_f(b, m, first, n);
-        multiply_panels(to, N, 1, plan.tile, g, b, T, n, m.outer());
-        g += more.panels_of(m);
-      }
+            multiply_panels(to, N, 1, plan.tile, a + (px * plan.blocks + block) * plan.a_block(), b + (pw * plan.blocks + block) * plan.b_panel(), T, n,
+                            plan.depth(block, px));
       if (of.end) of.end();
     }
   });

@@ -55,23 +55,40 @@ void check_low_rank(const LowRank& m, int64_t K, int64_t N) {
           "add_low_rank: factors ", m.a.shape(), " and ", m.f.shape(), " do not take rows of ", K, " numbers to rows of ", N);
 }
 
-void low_rank_core(float* g, const LowRank& m, const float* h, int64_t step, int64_t t) {
+// One row: a few sums that do not wait for one another.
+static void core_of_row(float* g, const LowRank& m, const float* h, int64_t step, const float* core) {
+  constexpr int64_t together = 8;
   const int64_t r = m.inner(), q = m.outer();
-  if (t < m.from) {
-    for (int64_t i = 0; i < q; ++i) g[i * step] = 0;
-  } else if (m.cores) {
-    constexpr int64_t together = 8;                          // sums that do not wait for one another
-    const float* const core = m.cores + (t - m.from) / m.rows_each * m.core_step;
-    for (int64_t first = 0; first < q; first += together) {
-      const int64_t n = std::min(together, q - first);
-      float sums[together] = {};
-      for (int64_t j = 0; j < r; ++j)
-        for (int64_t i = 0; i < n; ++i) sums[i] += core[(first + i) * r + j] * h[j * step];
-      for (int64_t i = 0; i < n; ++i) g[(first + i) * step] = m.scale * sums[i];
-    }
-  } else {
-    for (int64_t i = 0; i < q; ++i) g[i * step] = m.scale * h[i * step];
+  for (int64_t first = 0; first < q; first += together) {
+    const int64_t n = std::min(together, q - first);
+    float sums[together] = {};
+    for (int64_t j = 0; j < r; ++j)
+      for (int64_t i = 0; i < n; ++i) sums[i] += core[((first + i) * r + j) * m.core_step] * h[j * step];
+    for (int64_t i = 0; i < n; ++i) g[(first + i) * step] = m.scale * sums[i];
   }
+}
+
+void low_rank_core(float* g, const LowRank& m, const float* h, int64_t step, int64_t t, int64_t rows) {
+  const int64_t r = m.inner(), q = m.outer(), before = std::clamp<int64_t>(m.from - t, 0, rows);
+  for (int64_t i = 0; i < q; ++i) std::fill_n(g + i * step, before, 0.f);
+  g += before, h += before, t += before, rows -= before;
+  if (!m.cores) {
+    for (int64_t i = 0; i < q; ++i)
+      for (int64_t row = 0; row < rows; ++row) g[i * step + row] = m.scale * h[i * step + row];
+    return;
+  }
+  constexpr int64_t together = 16;                           // rows, each with a core of its own
+  int64_t row = 0;
+  if (m.rows_each == 1)
+    for (; row + together <= rows; row += together)
+      for (int64_t i = 0; i < q; ++i) {
+        const float* core = m.cores + i * r * m.core_step + t - m.from + row;
+        float sums[together] = {};
+        for (int64_t j = 0; j < r; ++j, core += m.core_step)
+          for (int64_t l = 0; l < together; ++l) sums[l] += core[l] * h[j * step + row + l];
+        for (int64_t l = 0; l < together; ++l) g[i * step + row + l] = m.scale * sums[l];
+      }
+  for (; row < rows; ++row) core_of_row(g + row, m, h + row, step, m.cores + (t + row - m.from) / m.rows_each);
 }
 
 void low_rank_inner(float* g, const LowRank& m, const float* x, int64_t t, int64_t rows) {
@@ -81,7 +98,7 @@ void low_rank_inner(float* g, const LowRank& m, const float* x, int64_t t, int64
   const auto dots = [&](const auto& kernel, auto* a) { kernel(h, top, x + t * K, rows, a, K, r, K, nullptr); };
   if (m.a.dtype() == DType::F32) dots(kernel::attention_dots_f32, m.a.data());
   else dots(kernel::attention_dots_f16, reinterpret_cast<const uint16_t*>(m.a.raw()));
-  for (int64_t row = 0; row < rows; ++row) low_rank_core(g + row, m, h + row, 4, t + row);
+  low_rank_core(g, m, h, 4, t, rows);
 }
 
 void low_rank_outer(float* y, int64_t ldy, const LowRank& m, const float* g, int64_t rows, int64_t first, int64_t count) {
@@ -122,9 +139,9 @@ void add_low_rank(const Tensor& to, const Tensor& from, const LowRank& m) {
   float *const h = scratch.floats(T * (r + q) + unpacked), *const g = m.cores ? h + T * r : h, *const numbers = h + T * (r + q);
   if (unpacked) unpack(numbers, type, m.a.raw(), r * K), unpack(numbers + r * K, type, m.f.raw(), q * N);
   const float *const A = unpacked ? numbers : m.a.data(), *const F = unpacked ? numbers + r * K : m.f.data();
-  multiply(h, r, {x + m.from * K, K, 1}, {A, 1, K}, T, r, K, Precision::f32, false);
-  for (int64_t t = 0; t < T; ++t) low_rank_core(g + t * q, m, h + t * r, 1, m.from + t);
-  multiply(y, N, {g, q, 1}, {F, N, 1}, T, N, q, Precision::f32);
+  multiply(h, T, {A, K, 1}, {x + m.from * K, 1, K}, r, T, K, Precision::f32, false);
+  low_rank_core(g, m, h, T, m.from, T);
+  multiply(y, N, {g, 1, T}, {F, N, 1}, T, N, q, Precision::f32);
 }
 
 }  // namespace kvt

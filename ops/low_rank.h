@@ -19,7 +19,7 @@ void bring_together(std::span<LowRankFactors* const> layers);
 
 struct LowRank {
   const Tensor &a, &f;                    // A [r, K], F [q, N], both F32 or both F16
-  const float* cores = nullptr;           // C_t [q, r] at cores + ((t − from) / rows_each) core_step; none: q = r
+  const float* cores = nullptr;           // C_t [q, r], numbers core_step apart, at cores + (t − from) / rows_each; none: q = r
   int64_t core_step = 0, rows_each = 1;
   float scale = 1.f;                      // s
   int64_t from = 0;                       // the first row it is added to
@@ -36,8 +36,8 @@ void add_low_rank(const Tensor& y, const Tensor& x, const LowRank& m);
 constexpr int64_t low_rank_rows = 4;
 void low_rank_inner(float* g, const LowRank& m, const float* x, int64_t t, int64_t rows);
 void low_rank_outer(float* y, int64_t ldy, const LowRank& m, const float* g, int64_t rows, int64_t first, int64_t count);
-// s C_t h for row t, of h = A x_t; numbers lie `step` apart; zeros for rows before m.from.
-void low_rank_core(float* g, const LowRank& m, const float* h, int64_t step, int64_t t);
+// G [q, rows], s C_t h of rows t … t + rows − 1, of H [r, rows], h = A x_t; numbers of one row lie `step` apart; zeros for rows before m.from.
+void low_rank_core(float* g, const LowRank& m, const float* h, int64_t step, int64_t t, int64_t rows);
 // Asks for the memory that low_rank_outer will read.
 void prefetch_outer(const LowRank& m, int64_t first, int64_t count);
 // Throws an Error unless factors and core fit rows of K numbers and results of N.

@@ -139,6 +139,41 @@ TEST_CASE("layers that share their input give the bits of each alone, on 1, 2 an
     }
 }
 
+TEST_CASE("what low-rank adapters add comes with the products, in each way: to one layer of several, several to one, from a row on, with cores") {
+  Rng rng(38);
+  const UseActivations rounded(Activations::q8);
+  struct Factors { Tensor a, b; LowRankFactors fast; };
+  const auto factors = [&](int64_t r, int64_t q, int64_t K, int64_t N) {
+    Factors f{randn({r, K}, rng), randn({N, q}, rng), {}};
+    f.fast = low_rank_factors(f.a, f.b);
+    return f;
+  };
+  for (const int64_t K : {96, 1344})
+    for (const int64_t T : {1, 4, 7, 12, 33, 70})
+      for (const int threads : {1, 2}) {
+        INFO("K ", K, ", rows ", T, ", threads ", threads);
+        ThreadPool pool({.threads = threads});
+        const ThreadPool::Use use(pool);
+        const Tensor x = randn({T, K}, rng), w[] = {pack(randn({80, K}, rng), DType::Q4_1), pack(randn({33, K}, rng), DType::Q8_0), pack(randn({48, K}, rng), DType::F16)}, none;
+        interleave(w[0]);
+        const Factors one = factors(3, 3, K, 80), wide = factors(16, 16, K, 80), cored = factors(5, 7, K, 33);
+        const int64_t from = T / 3, each = T == 12 ? 2 : 1, step = (T - from) / each + 3;
+        const Tensor cores = randn({7 * 5, step}, rng);
+        const LowRank of_first[] = {{one.fast.a, one.fast.f, nullptr, 0, 1, 0.5f * one.fast.scale}, {wide.fast.a, wide.fast.f, nullptr, 0, 1, 2 * wide.fast.scale, from}};
+        const LowRank of_second[] = {{cored.fast.a, cored.fast.f, cores.data() + 1, step, each, cored.fast.scale, from}};
+        const WeightsAndBias with[] = {{w[0], none, of_first}, {w[1], none, of_second}, {w[2], none}}, without[] = {{w[0], none}, {w[1], none}, {w[2], none}};
+        const ArenaVector<Tensor> y = linears(x, with), plain = linears(x, without);
+        const auto later = [&](Tensor z) { return std::fill_n(z.data(), from * z.dim(1), 0.f), z; };
+        Tensor h = linear(x, cored.a), g = Tensor::zeros({T, 7});
+        for (int64_t t = from; t < T; ++t)
+          for (int64_t i = 0; i < 7; ++i)
+            for (int64_t j = 0; j < 5; ++j) g.data()[t * 7 + i] += cores.data()[(i * 5 + j) * step + 1 + (t - from) / each] * h.data()[t * 5 + j];
+        const Tensor added[] = {scale(linear(linear(x, one.a), one.b), 0.5f) + later(scale(linear(linear(x, wide.a), wide.b), 2)), linear(g, cored.b)};
+        for (size_t i = 0; i < 2; ++i) CHECK(max_relative_error((y[i] - plain[i]).values(), added[i].values()) < (T < 12 || !has_weight_tiles() ? 2e-3 : 1e-2));
+        CHECK(std::equal(y[2].values().begin(), y[2].values().end(), plain[2].values().begin()));
+      }
+}
+
 TEST_CASE("a row of a batch gives the same alone") {
   Rng rng(33);
   const Tensor w = randn({300, 96}, rng), x = randn({2, 200, 96}, rng), all = linear(x, w), some = linear(slice(x, 1, 17, 40), w);

@@ -110,14 +110,14 @@ TEST_CASE("add_low_rank: in place what products of matrices give, with a core fo
       if (each == 0 && q != r) continue;
       Rng rng(uint64_t(20 + T));
       const Tensor x = randn({T, 37}, rng), y = randn({T, 21}, rng), a = randn({r, 37}, rng), f = randn({q, 21}, rng);
-      const int64_t step = q * r + 5;
-      const Tensor cores = randn({T, step}, rng), h = linear(x, a), z = y.clone();
+      const int64_t step = T + 5;
+      const Tensor cores = randn({q * r, step}, rng), h = linear(x, a), z = y.clone();
       Tensor g = h;
       if (each > 0) {
         g = Tensor::zeros({T, q});
         for (int64_t t = 0; t < T; ++t)
           for (int64_t i = 0; i < q; ++i)
-            for (int64_t j = 0; j < r; ++j) g.data()[t * q + i] += cores.data()[t / each * step + 5 + i * r + j] * h.data()[t * r + j];
+            for (int64_t j = 0; j < r; ++j) g.data()[t * q + i] += cores.data()[(i * r + j) * step + 5 + t / each] * h.data()[t * r + j];
       }
       add_low_rank(z, x, {a, f, each > 0 ? cores.data() + 5 : nullptr, step, std::max<int64_t>(each, 1)});
       CHECK(max_relative_error(z.values(), (y + matmul(g, f)).values()) < 1e-5);
