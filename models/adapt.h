@@ -15,7 +15,7 @@ struct LowRankAdapter : Adapter {
 
   LowRankAdapter() = default;
   LowRankAdapter(Tensor a_, Tensor b_, float s) : a(std::move(a_)), b(std::move(b_)), scale(s) {}
-  void freeze() { fast = low_rank_factors(a, b); }        // from here on A and B must not change
+  virtual void freeze() { fast = low_rank_factors(a, b); }        // from here on A and B must not change, nor what the core is made of
 };
 // All of a model's, in the order in which it meets them: their factors then lie together, too.
 void freeze(std::span<LowRankAdapter* const> adapters);

@@ -42,8 +42,8 @@ Tensor Bank::choose(const Tensor& embedding, KvCache* cache) const {
 Tensor BankAdapter::operator()(const Tensor& x, const Tensor& y) const {
   const AdapterPass& pass = AdapterPass::current();
   const int64_t rows = y.shape().leading().numel(), N = y.dim(-1);
-  require(pass.cores && pass.maker == bank.get() && pass.cores.size() == rows, "bank: no domain has been chosen for this pass");
-  const auto chosen = pass.cores.values();
+  require(pass.made && pass.maker == bank.get() && pass.made.size() == rows, "bank: no domain has been chosen for this pass");
+  const auto chosen = pass.made.values();
   Tensor z = y;
   bool mixed = false;
   for (size_t d = 0; d < domains.size(); ++d) {
@@ -66,7 +66,7 @@ BankLm::BankLm(std::shared_ptr<CausalLm> model, std::shared_ptr<const Bank> bank
 Tensor BankLm::hidden(std::span<const int32_t> ids, int64_t B, int64_t T, const Forward& options) const {
   require(!Tape::current(), "bank: a bank is not trained");
   AdapterPass pass = AdapterPass::current();
-  pass.cores = bank_->choose(embedding(ids, {B, T}, embedding_), options.cache);
+  pass.made = bank_->choose(embedding(ids, {B, T}, embedding_), options.cache);
   pass.maker = bank_.get();
   const AdapterPass::Scope scope(pass);
   return model_->hidden(ids, B, T, options);

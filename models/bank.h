@@ -26,7 +26,7 @@ struct Bank {
 // Of a text's token embeddings [T, C]: their mean, each scaled to a mean square of 1.
 Tensor domain_center(const Tensor& embedding);
 
-// One layer's factors of each domain, null where a domain has none. The choice comes with the pass (AdapterPass::cores).
+// One layer's factors of each domain, null where a domain has none. The choice comes with the pass (AdapterPass::made).
 struct BankAdapter : Adapter {
   std::shared_ptr<const Bank> bank;
   std::vector<std::shared_ptr<const Lora>> domains;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "ops/loops.h"
 #include "ops/low_rank.h"
@@ -40,29 +39,37 @@ Tensor Kvt::level(int gate, const Tensor& query) const {
   return gelu(mlp_up(kappa)) * slice(gates.tensor, 0, gate, gate + 1);
 }
 
-// W_2 φᵀ + C̄, a column for each row of φ: a layer's numbers then lie together, and those of one core number side by side, for who computes many rows at a time.
-Tensor Kvt::cores_of(const Tensor& phi) const {
-  const Tensor &w = mlp_down.weight.tensor, &constant = mlp_down.bias.tensor;
-  const int64_t N = phi.dim(0), h = config_.hidden, all = w.dim(0);
-  if (N == 1) return linear(phi, w, constant).view({all, 1});
-  const Precision precision = Tape::precision();
-  Tensor y({all, N});
-  for_rows(all, N, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) std::fill_n(y.data() + i * N, N, constant.data()[i]);
-  });
-  multiply(y.data(), N, {w.data(), h, 1}, {phi.data(), 1, h}, all, N, h, precision);
-  return on_backward(y, {phi, w, constant}, [=, kept = w.wants_grad() ? saved(phi) : Kept(), phi = phi.gradient(), constant = constant.gradient(), y = y.gradient()] {
-    const float* dy = y.grad();
-    if (phi.wants_grad()) multiply(phi.sum(), h, {dy, 1, N}, {w.data(), h, 1}, N, h, all, precision);
-    if (w.wants_grad()) multiply(w.grad(), h, {dy, N, 1}, {kept().data(), h, 1}, all, h, N, precision);
-    if (constant.wants_grad())
-      for (int64_t i = 0; i < all; ++i) constant.grad()[i] = std::accumulate(dy + i * N, dy + (i + 1) * N, constant.grad()[i]);
-  });
+Tensor Kvt::cores(const Tensor& phi, int64_t layer) const {
+  const int64_t n = config_.size * config_.columns;
+  require(layer >= 0 && layer < config_.layers, "kvt: layer ", layer, " of ", config_.layers);
+  const Tensor constant = slice(mlp_down.bias.tensor, 0, layer * n, (layer + 1) * n);
+  return phi ? linear(phi, slice(mlp_down.weight.tensor, 0, layer * n, (layer + 1) * n), constant) : constant.view({1, n});
 }
 
-Tensor Kvt::cores(const KvtInput& in) const {
+Tensor Kvt::core_weights(int64_t layer) const {
+  const Tape::Pause pause;
+  const int64_t k = config_.size, t = config_.columns, h = config_.generated() ? config_.hidden : 0, n = k * t;
+  const Tensor w = Tensor::zeros({h + 1, t, round_up(k, core_lanes)});
+  for (int64_t u = 0; u <= h; ++u)
+    for (int64_t i = 0; i < k; ++i)
+      for (int64_t j = 0; j < t; ++j) {
+        const int64_t number = layer * n + i * t + j;
+        w.data()[(u * t + j) * w.dim(2) + i] = u < h ? mlp_down.weight.tensor.data()[number * h + u] : mlp_down.bias.tensor.data()[number];
+      }
+  return w;
+}
+
+Tensor Kvt::lanes(const Tensor& phi) {
+  constexpr int64_t four = low_rank_rows;
+  const int64_t N = phi ? phi.dim(0) : 1, h = phi ? phi.dim(1) : 0;
+  const Tensor y = Tensor::zeros({pieces(N, four), h + 1, four});
+  for (int64_t n = 0; n < N; ++n)
+    for (int64_t u = 0; u <= h; ++u) y.data()[(n / four * (h + 1) + u) * four + n % four] = u < h ? phi.data()[n * h + u] : 1;
+  return y;
+}
+
+Tensor Kvt::hidden(const KvtInput& in) const {
   const KvtConfig& c = config_;
-  if (!c.generated()) return mlp_down.bias.tensor.view({mlp_down.bias.tensor.size(), 1});
   Tensor phi;
   if (c.per_token()) {
     require(in.embedding && in.embedding.rank() == 3 && in.embedding.dim(2) == c.channels, "kvt: embeddings ",
@@ -91,31 +98,33 @@ Tensor Kvt::cores(const KvtInput& in) const {
     const Tensor concept_phi = level(0, {});
     phi = phi ? phi + concept_phi.view({c.hidden}) : concept_phi;
   }
-  return cores_of(phi);
+  return phi;
 }
 
-Tensor core_product(const Tensor& cores, int64_t layer, int64_t k, const Tensor& h) {
-  const int64_t t = h.dim(-1), rows = h.shape().leading().numel(), N = cores.dim(1), at = layer * k * t;
-  require(cores.rank() == 2 && rows % N == 0 && layer >= 0 && at + k * t <= cores.dim(0), "core_product: cores ", cores.shape(), " of ", k, " × ", t, " for layer ",
-          layer, " and ", h.shape());
+Tensor core_product(const Tensor& cores, int64_t k, const Tensor& h) {
+  const int64_t t = h.dim(-1), rows = h.shape().leading().numel(), N = cores.dim(0);
+  require(cores.rank() == 2 && cores.dim(1) == k * t && rows % N == 0, "core_product: cores ", cores.shape(), " of ", k, " × ", t, " and ", h.shape());
   const int64_t each = rows / N;               // rows that share a core
-  const auto number = [=](int64_t row, int64_t i, int64_t j) { return (at + i * t + j) * N + row / each; };
   Tensor y(h.shape().with_last(k));
-  for (int64_t r = 0; r < rows; ++r)
+  for (int64_t r = 0; r < rows; ++r) {
+    const float *C = cores.data() + r / each * k * t, *from = h.data() + r * t;
     for (int64_t i = 0; i < k; ++i) {
       float total = 0;
-      for (int64_t j = 0; j < t; ++j) total += cores.data()[number(r, i, j)] * h.data()[r * t + j];
+      for (int64_t j = 0; j < t; ++j) total += C[i * t + j] * from[j];
       y.data()[r * k + i] = total;
     }
+  }
   return on_backward(y, {cores, h}, [=, y = y.gradient()] {
     float *dC = cores.wants_grad() ? cores.grad() : nullptr, *dh = h.wants_grad() ? h.grad() : nullptr;
     const float* dy = y.grad();
-    for (int64_t r = 0; r < rows; ++r)
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t core = r / each * k * t;
       for (int64_t i = 0; i < k; ++i)
         for (int64_t j = 0; j < t; ++j) {
-          if (dC) dC[number(r, i, j)] += dy[r * k + i] * h.data()[r * t + j];
-          if (dh) dh[r * t + j] += dy[r * k + i] * cores.data()[number(r, i, j)];
+          if (dC) dC[core + i * t + j] += dy[r * k + i] * h.data()[r * t + j];
+          if (dh) dh[r * t + j] += dy[r * k + i] * cores.data()[core + i * t + j];
         }
+    }
   });
 }
 
@@ -156,31 +165,34 @@ std::shared_ptr<Lora> GeneratedCore::folded() const {
   const KvtConfig& c = kvt->config();
   require(!c.per_token(), "kvt: cores that depend on the input cannot be folded into factors");
   const Tape::Pause pause;
-  const int64_t n = c.size * c.columns;
-  const Tensor core = slice(kvt->cores({}), 0, layer * n, (layer + 1) * n).view({c.size, c.columns});
+  const Tensor core = kvt->cores(kvt->hidden({}), layer).view({c.size, c.columns});
   return std::make_shared<Lora>(a, matmul(b, core), scale);
 }
 
-// The pass's cores, of which there is one for each row or for some that follow one another
-static const Tensor& cores_for(const Kvt& kvt, int64_t rows) {
+// φ of this pass, for each row or for some that follow one another; none for the constant core
+static const AdapterPass& pass_of(const Kvt& kvt, int64_t rows) {
   const AdapterPass& pass = AdapterPass::current();
-  require(pass.cores && pass.maker == &kvt && rows % pass.cores.dim(1) == 0, "kvt: the cores of this pass have not been made");
-  return pass.cores;
+  require(pass.maker == &kvt && bool(pass.made) == kvt.config().generated() && (!pass.made || rows % pass.made.dim(0) == 0), "kvt: the cores of this pass have not been made");
+  return pass;
 }
 
 Tensor GeneratedCore::operator()(const Tensor& x, const Tensor& y) const {
   const int64_t rows = x.shape().leading().numel(), k = kvt->config().size;
-  const Tensor& cores = cores_for(*kvt, rows);
-  if (!fast || Tape::current()) return y + linear(kvt::scale(core_product(cores, layer, k, linear(x, a)), scale), b);
-  add_low_rank(y, x, *low_rank(rows));
-  return y;
+  if (fast && !Tape::current()) return add_low_rank(y, x, *low_rank(rows)), y;
+  const Tensor cores = kvt->cores(pass_of(*kvt, rows).made, layer);
+  return y + linear(kvt::scale(core_product(cores, k, linear(x, a)), scale), b);
 }
 
 std::optional<LowRank> GeneratedCore::low_rank(int64_t rows) const {
   if (!fast) return std::nullopt;
-  const Tensor& cores = cores_for(*kvt, rows);
-  const int64_t N = cores.dim(1);
-  return LowRank{fast.a, fast.f, cores.data() + layer * kvt->config().size * a.dim(0) * N, N, rows / N, scale * fast.scale};
+  const AdapterPass& pass = pass_of(*kvt, rows);
+  require(bool(pass.lanes), "kvt: the cores of this pass have not been made");
+  return LowRank{.a = fast.a, .f = fast.f, .cores = {&fast.w, pass.lanes.data(), rows / (pass.made ? pass.made.dim(0) : 1)}, .scale = scale * fast.scale};
+}
+
+void GeneratedCore::freeze() {
+  LowRankAdapter::freeze();
+  add_core_weights(fast, kvt->core_weights(layer));
 }
 
 KvtLm::KvtLm(std::shared_ptr<CausalLm> model, std::shared_ptr<const Kvt> kvt) : model_(std::move(model)), kvt_(std::move(kvt)) {
@@ -195,7 +207,8 @@ Tensor KvtLm::hidden(std::span<const int32_t> ids, int64_t B, int64_t T, const F
     input.embedding = embedding(ids, {B, T}, embedding_);
   }
   AdapterPass pass = AdapterPass::current();
-  pass.cores = kvt_->cores(input);
+  pass.made = kvt_->hidden(input);
+  if (!Tape::current()) pass.lanes = Kvt::lanes(pass.made);
   pass.maker = kvt_.get();
   const AdapterPass::Scope scope(pass);
   return model_->hidden(ids, B, T, options);

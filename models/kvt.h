@@ -52,9 +52,14 @@ class Kvt {
     if (config_.generated()) f("bank", bank), f("w_alpha", w_alpha), f("alpha", alpha), f("mlp_up", mlp_up), f("gates", gates);
     f("mlp_down", mlp_down);
   }
-  // The cores of all layers, a column each: [layers · k · t, N], N = B T where tokens differ (the word level, the causal sentence level), B where
-  // texts do, else 1.
-  Tensor cores(const KvtInput& input) const;
+  // φ of all inputs [N, h]: N = B T where tokens differ (the word level, the causal sentence level), B where texts do, else 1. None for the constant core.
+  Tensor hidden(const KvtInput& input) const;
+  // One layer's cores [N, k · t] of φ, or the constant one, [1, k · t].
+  Tensor cores(const Tensor& phi, int64_t layer) const;
+  // For inference (LowRankCores): one layer's C_i = Σ_u φ_i,u W_u, in which C̄ is the last W_u: [h + 1, t, k rounded up to a multiple of 8]; and all φ_i, a 1
+  // behind each, four inputs side by side: [⌈N/4⌉, h + 1, 4]. h = 0 for the constant core.
+  Tensor core_weights(int64_t layer) const;
+  static Tensor lanes(const Tensor& phi);
   // α of the level's query [.., k] = W_α emb, none for the concept level: [.., m]
   Tensor relevance(const Tensor& query) const;
 
@@ -63,11 +68,10 @@ class Kvt {
 
  private:
   Tensor level(int gate, const Tensor& query) const;
-  Tensor cores_of(const Tensor& phi) const;
   KvtConfig config_;
 };
 
-// One adapted linear layer; its core comes with the pass (AdapterPass::cores).
+// One adapted linear layer; what its core is made from comes with the pass (AdapterPass::made).
 struct GeneratedCore : LowRankAdapter {        // A [t, in], B [out, k]
   std::shared_ptr<const Kvt> kvt;
   int64_t layer = 0;
@@ -77,10 +81,11 @@ struct GeneratedCore : LowRankAdapter {        // A [t, in], B [out, k]
   std::shared_ptr<Lora> folded() const;
   Tensor operator()(const Tensor& x, const Tensor& y) const override;
   std::optional<LowRank> low_rank(int64_t rows) const override;
+  void freeze() override;
 };
 
-// y_n = C_n h_n:  cores [layers · k · t, N], of which `layer` counts; h [.., t] of `each` N rows, the first `each` for the first core: [.., k]
-Tensor core_product(const Tensor& cores, int64_t layer, int64_t k, const Tensor& h);
+// y_n = C_n h_n:  cores [N, k · t];  h [.., t] of `each` N rows, the first `each` for the first core: [.., k]
+Tensor core_product(const Tensor& cores, int64_t k, const Tensor& h);
 // y_t = (before + Σ_{s ≤ t} x_s) / (count + t + 1),  x [B, T, k], before [k] or none
 Tensor prefix_mean(const Tensor& x, const Tensor& before = {}, int64_t count = 0);
 

@@ -25,7 +25,8 @@ struct AdapterPass {
   // Adapters, but for those of_base, leave the base's rows alone. Of twins that is the first half of the batch.
   enum class Rows { adapted, base, twins };
   Rows rows = Rows::adapted;
-  Tensor cores;                // generated for the inputs of this pass by `maker` (models/kvt.h)
+  Tensor made;                 // of the inputs of this pass by `maker`: what cores are generated from (models/kvt.h), or choices (models/bank.h)
+  Tensor lanes;                // the same as LowRankCores want it, for inference
   const void* maker = nullptr;
 
   static const AdapterPass& current();

@@ -33,15 +33,22 @@ LowRankFactors low_rank_factors(const Tensor& a, const Tensor& b) {
   return both;
 }
 
+void add_core_weights(LowRankFactors& m, const Tensor& w) {
+  const Tape::Pause pause;
+  m.w = halves(w, m.scale);
+}
+
 void bring_together(std::span<LowRankFactors* const> layers) {
   constexpr int64_t line = 64;
   int64_t bytes = 0;
-  for (const LowRankFactors* m : layers) bytes += round_up(m->a.bytes(), line) + round_up(m->f.bytes(), line);
+  for (const LowRankFactors* m : layers)
+    for (const Tensor* x : {&m->a, &m->w, &m->f}) bytes += *x ? round_up(x->bytes(), line) : 0;
   if (bytes == 0) return;
   const Storage block = Storage::allocate_large(size_t(bytes));
   size_t at = 0;
   for (const LowRankFactors* m : layers)
-    for (const Tensor* x : {&m->a, &m->f}) {
+    for (const Tensor* x : {&m->a, &m->w, &m->f}) {      // as they are read
+      if (!*x) continue;
       const Storage part = block.part(at, size_t(x->bytes()));
       std::copy_n(x->raw(), x->bytes(), part.data());
       x->move_to(part);
@@ -51,50 +58,52 @@ void bring_together(std::span<LowRankFactors* const> layers) {
 
 void check_low_rank(const LowRank& m, int64_t K, int64_t N) {
   const DType type = m.a.dtype();
-  require((type == DType::F32 || type == DType::F16) && m.f.dtype() == type && (m.cores || m.outer() == m.inner()) && m.a.dim(1) == K && m.f.dim(1) == N,
+  require((type == DType::F32 || type == DType::F16) && m.f.dtype() == type && (m.cores.w || m.outer() == m.inner()) && m.a.dim(1) == K && m.f.dim(1) == N,
           "add_low_rank: factors ", m.a.shape(), " and ", m.f.shape(), " do not take rows of ", K, " numbers to rows of ", N);
+  if (const Tensor* w = m.cores.w)
+    require(w->dtype() == type && w->rank() == 3 && w->dim(1) == m.inner() && w->dim(2) == round_up(m.outer(), core_lanes), "add_low_rank: cores of ", w->shape(),
+            " for factors ", m.a.shape(), " and ", m.f.shape());
 }
 
-// One row: a few sums that do not wait for one another.
-static void core_of_row(float* g, const LowRank& m, const float* h, int64_t step, const float* core) {
-  constexpr int64_t together = 8;
+// g = s C h of a core's transpose [r, q rounded up]
+static void core_times(float* g, const LowRank& m, const float* h, int64_t step, const float* core) {
   const int64_t r = m.inner(), q = m.outer();
-  for (int64_t first = 0; first < q; first += together) {
-    const int64_t n = std::min(together, q - first);
-    float sums[together] = {};
-    for (int64_t j = 0; j < r; ++j)
-      for (int64_t i = 0; i < n; ++i) sums[i] += core[((first + i) * r + j) * m.core_step] * h[j * step];
-    for (int64_t i = 0; i < n; ++i) g[(first + i) * step] = m.scale * sums[i];
+  for (int64_t first = 0; first < q; first += core_lanes) {
+    float sums[core_lanes] = {};
+    const float* row = core + first;
+    for (int64_t j = 0; j < r; ++j, row += round_up(q, core_lanes))
+      for (int64_t i = 0; i < core_lanes; ++i) sums[i] += row[i] * h[j * step];
+    for (int64_t i = 0; i < std::min(core_lanes, q - first); ++i) g[(first + i) * step] = m.scale * sums[i];
   }
 }
 
 void low_rank_core(float* g, const LowRank& m, const float* h, int64_t step, int64_t t, int64_t rows) {
-  const int64_t r = m.inner(), q = m.outer(), before = std::clamp<int64_t>(m.from - t, 0, rows);
+  const int64_t r = m.inner(), q = m.outer(), before = std::clamp<int64_t>(m.from - t, 0, rows), each = m.cores.rows_each;
   for (int64_t i = 0; i < q; ++i) std::fill_n(g + i * step, before, 0.f);
-  g += before, h += before, t += before, rows -= before;
-  if (!m.cores) {
+  if (!m.cores.w) {
     for (int64_t i = 0; i < q; ++i)
-      for (int64_t row = 0; row < rows; ++row) g[i * step + row] = m.scale * h[i * step + row];
+      for (int64_t row = before; row < rows; ++row) g[i * step + row] = m.scale * h[i * step + row];
     return;
   }
-  constexpr int64_t together = 16;                           // rows, each with a core of its own
-  int64_t row = 0;
-  if (m.rows_each == 1)
-    for (; row + together <= rows; row += together)
-      for (int64_t i = 0; i < q; ++i) {
-        const float* core = m.cores + i * r * m.core_step + t - m.from + row;
-        float sums[together] = {};
-        for (int64_t j = 0; j < r; ++j, core += m.core_step)
-          for (int64_t l = 0; l < together; ++l) sums[l] += core[l] * h[j * step + row + l];
-        for (int64_t l = 0; l < together; ++l) g[i * step + row + l] = m.scale * sums[l];
-      }
-  for (; row < rows; ++row) core_of_row(g + row, m, h + row, step, m.cores + (t + row - m.from) / m.rows_each);
+  thread_local Scratch scratch;
+  const int64_t units = m.cores.w->dim(0), numbers = r * m.cores.w->dim(2);
+  float* const core = scratch.floats(low_rank_rows * numbers);
+  const auto make = [&](const auto& kernel, auto* w, const float* phi, int64_t n) { kernel(core, numbers, nullptr, nullptr, phi, low_rank_rows, w, numbers, n, units, numbers, nullptr); };
+  for (int64_t row = before; row < rows;) {
+    const int64_t at = t + row - m.from, i = at / each, lane = i % low_rank_rows, left = rows - row;
+    const int64_t n = each == 1 ? std::min(low_rank_rows - lane, left) : 1, with = each == 1 ? 1 : std::min(each - at % each, left);      // cores, and rows that share one
+    const float* const phi = m.cores.phi + i / low_rank_rows * units * low_rank_rows;
+    if (m.cores.w->dtype() == DType::F32) make(kernel::attention_values_f32, m.cores.w->data(), phi, lane + n);
+    else make(kernel::attention_values_f16, reinterpret_cast<const uint16_t*>(m.cores.w->raw()), phi, lane + n);
+    for (int64_t c = 0; c < n; ++c)
+      for (int64_t l = 0; l < with; ++l, ++row) core_times(g + row, m, h + row, step, core + (lane + c) * numbers);
+  }
 }
 
 void low_rank_inner(float* g, const LowRank& m, const float* x, int64_t t, int64_t rows) {
   const int64_t K = m.a.dim(1), r = m.inner();
   thread_local Scratch scratch;
-  float *const h = m.cores ? scratch.floats(4 * r) : g, top[4] = {};      // the largest is no matter
+  float *const h = m.cores.w ? scratch.floats(4 * r) : g, top[4] = {};      // the largest is no matter
   const auto dots = [&](const auto& kernel, auto* a) { kernel(h, top, x + t * K, rows, a, K, r, K, nullptr); };
   if (m.a.dtype() == DType::F32) dots(kernel::attention_dots_f32, m.a.data());
   else dots(kernel::attention_dots_f16, reinterpret_cast<const uint16_t*>(m.a.raw()));
@@ -136,7 +145,7 @@ void add_low_rank(const Tensor& to, const Tensor& from, const LowRank& m) {
   thread_local Scratch scratch;
   const DType type = m.a.dtype();
   const int64_t unpacked = type == DType::F32 ? 0 : r * K + q * N;
-  float *const h = scratch.floats(T * (r + q) + unpacked), *const g = m.cores ? h + T * r : h, *const numbers = h + T * (r + q);
+  float *const h = scratch.floats(T * (r + q) + unpacked), *const g = m.cores.w ? h + T * r : h, *const numbers = h + T * (r + q);
   if (unpacked) unpack(numbers, type, m.a.raw(), r * K), unpack(numbers + r * K, type, m.f.raw(), q * N);
   const float *const A = unpacked ? numbers : m.a.data(), *const F = unpacked ? numbers + r * K : m.f.data();
   multiply(h, T, {A, K, 1}, {x + m.from * K, 1, K}, r, T, K, Precision::f32, false);

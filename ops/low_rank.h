@@ -9,18 +9,26 @@ namespace kvt {
 // A [r, K] and F [q, N] as decoding reads them fastest: in F16, which is half as much memory to wait for. Each was multiplied by a power of two so that its
 // largest number lies in [½, 1); `scale` makes up for both. A number is off by at most 2⁻¹¹ of itself, or 2⁻²⁵ of the largest.
 struct LowRankFactors {
-  Tensor a, f;
+  Tensor a, f, w;                         // w: of LowRankCores, or none
   float scale = 1.f;
   explicit operator bool() const { return bool(a); }
 };
 LowRankFactors low_rank_factors(const Tensor& a, const Tensor& b);      // of A and B [N, q] in F32, with F = Bᵀ: rows of B have too few numbers for vectors
+void add_core_weights(LowRankFactors& m, const Tensor& w);              // in F32
 // Brings the factors of a model's layers into one block of memory, in this order: there are few of its large pages, where a page for each layer would have to be looked up.
 void bring_together(std::span<LowRankFactors* const> layers);
 
+// Cores that are made where they are used, in a core's room for four rows:  C_t = Σ_u φ_i,u W_u [q, r],  i = (t − from) / rows_each.
+constexpr int64_t core_lanes = 8;
+struct LowRankCores {
+  const Tensor* w = nullptr;              // W_uᵀ [units, r, q rounded up to a multiple of core_lanes]; none: C = 1, q = r
+  const float* phi = nullptr;             // φ_i,u at phi[(i / 4 · units + u) 4 + i mod 4]
+  int64_t rows_each = 1;
+};
+
 struct LowRank {
-  const Tensor &a, &f;                    // A [r, K], F [q, N], both F32 or both F16
-  const float* cores = nullptr;           // C_t [q, r], numbers core_step apart, at cores + (t − from) / rows_each; none: q = r
-  int64_t core_step = 0, rows_each = 1;
+  const Tensor &a, &f;                    // A [r, K], F [q, N], with W all F32 or all F16
+  LowRankCores cores = {};
   float scale = 1.f;                      // s
   int64_t from = 0;                       // the first row it is added to
 

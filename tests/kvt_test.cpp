@@ -45,9 +45,10 @@ KvtConfig golden_config(const std::string& levels) {
           .concept_level = has('c'), .sentence_level = has('s'), .word_level = has('w')};
 }
 
-AdapterPass pass_with(const Kvt& kvt, const Tensor& cores) {
+AdapterPass pass_with(const Kvt& kvt, const Tensor& phi) {
   AdapterPass pass;
-  pass.cores = cores;
+  pass.made = phi;
+  if (!Tape::current()) pass.lanes = Kvt::lanes(phi);
   pass.maker = &kvt;
   return pass;
 }
@@ -140,9 +141,9 @@ TEST_CASE("generated cores: α, cores, outputs and every gradient are PyTorch's,
     const std::string prefix = "lka." + levels + ".";
     {
       Tape tape;
-      const Tensor cores = kvt->cores({.embedding = golden("lka.emb")});
-      CHECK(max_relative_error(permute(cores, {1, 0}).values(), golden(prefix + "cores").values()) < 1e-5);
-      const AdapterPass::Scope scope(pass_with(*kvt, cores));
+      const Tensor phi = kvt->hidden({.embedding = golden("lka.emb")}), cores[] = {kvt->cores(phi, 0), kvt->cores(phi, 1)};
+      CHECK(max_relative_error(concat(cores, 1).values(), golden(prefix + "cores").values()) < 1e-5);
+      const AdapterPass::Scope scope(pass_with(*kvt, phi));
       const Tensor y = core(golden("lka.x"), golden("lka.base"));
       CHECK(max_relative_error(y.values(), golden(prefix + "y").values()) < 1e-5);
       tape.backward(sum(y * golden("lka.u")));
@@ -155,7 +156,7 @@ TEST_CASE("generated cores: α, cores, outputs and every gradient are PyTorch's,
     check_grad(core.b, prefix + "grad.b");
 
     core.freeze();                                         // the way of inference: factors in F16
-    const AdapterPass::Scope scope(pass_with(*kvt, kvt->cores({.embedding = golden("lka.emb")})));
+    const AdapterPass::Scope scope(pass_with(*kvt, kvt->hidden({.embedding = golden("lka.emb")})));
     CHECK(max_relative_error(core(golden("lka.x"), golden("lka.base")).values(), golden(prefix + "y").values()) < 1e-3);
   }
 }
@@ -175,10 +176,10 @@ TEST_CASE("relevance depends on the input at sentence and word level, and sums t
 TEST_CASE("gradients: products with cores that are shared or not, running means") {
   Rng rng(6);
   for (const int64_t N : {1, 2, 6})
-    check_gradients("core_product", [](const Tensors& x) { return core_product(x[0], 1, 2, x[1]); }, {randn({3 * 2 * 4, N}, rng), randn({2, 3, 4}, rng)}, rng);
+    check_gradients("core_product", [](const Tensors& x) { return core_product(x[0], 2, x[1]); }, {randn({N, 2 * 4}, rng), randn({2, 3, 4}, rng)}, rng);
   check_gradients("prefix_mean", [](const Tensors& x) { return prefix_mean(x[0], Tensor::filled({3}, 2.f), 4); }, {randn({2, 5, 3}, rng)}, rng);
-  CHECK_THROWS_AS(core_product(Tensor::zeros({24, 4}), 0, 2, Tensor::zeros({6, 4})), Error);
-  CHECK_THROWS_AS(core_product(Tensor::zeros({24, 1}), 3, 2, Tensor::zeros({6, 4})), Error);
+  CHECK_THROWS_AS(core_product(Tensor::zeros({4, 8}), 2, Tensor::zeros({6, 4})), Error);
+  CHECK_THROWS_AS(core_product(Tensor::zeros({1, 24}), 2, Tensor::zeros({6, 4})), Error);
 }
 
 TEST_CASE("on llama: a fresh one changes nothing; levels are switched off one by one; nothing looks ahead; weights of any type") {
@@ -257,14 +258,14 @@ TEST_CASE("on the ViT: a core for each patch, one for each image") {
     KvtConfig levels;
     levels.concept_level = false, levels.word_level = word;
     const auto kvt = attach(*adapted, c.channels, levels);
-    const Tensor cores = kvt->cores({.embedding = emb, .causal = false});
-    CHECK(cores.dim(1) == (word ? 2 * tokens : 2));
-    const AdapterPass::Scope scope(pass_with(*kvt, cores));
+    const Tensor phi = kvt->hidden({.embedding = emb, .causal = false});
+    CHECK(phi.dim(0) == (word ? 2 * tokens : 2));
+    const AdapterPass::Scope scope(pass_with(*kvt, phi));
     CHECK(max_relative_error(adapted->logits(images).values(), before.values()) > 1e-2);
   }
   const auto kvt = attach(*model, c.channels, {}, true);
   Tape tape;
-  const AdapterPass::Scope scope(pass_with(*kvt, kvt->cores({.embedding = emb, .causal = false})));
+  const AdapterPass::Scope scope(pass_with(*kvt, kvt->hidden({.embedding = emb, .causal = false})));
   const Tensor logits = model->logits(images);
   CHECK(max_relative_error(logits.values(), before.values()) < 1e-6);
   tape.backward(cross_entropy(logits, Ids{1, 0}));

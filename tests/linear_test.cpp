@@ -156,18 +156,22 @@ TEST_CASE("what low-rank adapters add comes with the products, in each way: to o
         const ThreadPool::Use use(pool);
         const Tensor x = randn({T, K}, rng), w[] = {pack(randn({80, K}, rng), DType::Q4_1), pack(randn({33, K}, rng), DType::Q8_0), pack(randn({48, K}, rng), DType::F16)}, none;
         interleave(w[0]);
-        const Factors one = factors(3, 3, K, 80), wide = factors(16, 16, K, 80), cored = factors(5, 7, K, 33);
-        const int64_t from = T / 3, each = T == 12 ? 2 : 1, step = (T - from) / each + 3;
-        const Tensor cores = randn({7 * 5, step}, rng);
-        const LowRank of_first[] = {{one.fast.a, one.fast.f, nullptr, 0, 1, 0.5f * one.fast.scale}, {wide.fast.a, wide.fast.f, nullptr, 0, 1, 2 * wide.fast.scale, from}};
-        const LowRank of_second[] = {{cored.fast.a, cored.fast.f, cores.data() + 1, step, each, cored.fast.scale, from}};
+        const Factors one = factors(3, 3, K, 80), wide = factors(16, 16, K, 80);
+        Factors cored = factors(5, 7, K, 33);
+        const int64_t from = T / 3, each = T == 12 ? 2 : 1, units = 3;
+        const Tensor w_cores = randn({units, 5, 8}, rng), phi = randn({T, units, 4}, rng);
+        add_core_weights(cored.fast, w_cores);
+        const LowRank of_first[] = {{one.fast.a, one.fast.f, {}, 0.5f * one.fast.scale}, {wide.fast.a, wide.fast.f, {}, 2 * wide.fast.scale, from}};
+        const LowRank of_second[] = {{cored.fast.a, cored.fast.f, {&cored.fast.w, phi.data(), each}, cored.fast.scale, from}};
         const WeightsAndBias with[] = {{w[0], none, of_first}, {w[1], none, of_second}, {w[2], none}}, without[] = {{w[0], none}, {w[1], none}, {w[2], none}};
         const ArenaVector<Tensor> y = linears(x, with), plain = linears(x, without);
         const auto later = [&](Tensor z) { return std::fill_n(z.data(), from * z.dim(1), 0.f), z; };
         Tensor h = linear(x, cored.a), g = Tensor::zeros({T, 7});
         for (int64_t t = from; t < T; ++t)
           for (int64_t i = 0; i < 7; ++i)
-            for (int64_t j = 0; j < 5; ++j) g.data()[t * 7 + i] += cores.data()[(i * 5 + j) * step + 1 + (t - from) / each] * h.data()[t * 5 + j];
+            for (int64_t j = 0, n = (t - from) / each; j < 5; ++j)
+              for (int64_t u = 0; u < units; ++u)
+                g.data()[t * 7 + i] += phi.data()[(n / 4 * units + u) * 4 + n % 4] * w_cores.data()[(u * 5 + j) * 8 + i] * h.data()[t * 5 + j];
         const Tensor added[] = {scale(linear(linear(x, one.a), one.b), 0.5f) + later(scale(linear(linear(x, wide.a), wide.b), 2)), linear(g, cored.b)};
         for (size_t i = 0; i < 2; ++i) CHECK(max_relative_error((y[i] - plain[i]).values(), added[i].values()) < (T < 12 || !has_weight_tiles() ? 2e-3 : 1e-2));
         CHECK(std::equal(y[2].values().begin(), y[2].values().end(), plain[2].values().begin()));

@@ -3,6 +3,7 @@
 
 #include <array>
 
+#include "ops/loops.h"
 #include "ops/low_rank.h"
 #include "ops/quant.h"
 #include "tests/check.h"
@@ -110,23 +111,25 @@ TEST_CASE("add_low_rank: in place what products of matrices give, with a core fo
       if (each == 0 && q != r) continue;
       Rng rng(uint64_t(20 + T));
       const Tensor x = randn({T, 37}, rng), y = randn({T, 21}, rng), a = randn({r, 37}, rng), f = randn({q, 21}, rng);
-      const int64_t step = T + 5;
-      const Tensor cores = randn({q * r, step}, rng), h = linear(x, a), z = y.clone();
+      const int64_t units = 6, lanes = round_up(q, core_lanes);
+      const Tensor w = randn({units, r, lanes}, rng), phi = randn({pieces(T, 4), units, 4}, rng), h = linear(x, a), z = y.clone();
       Tensor g = h;
       if (each > 0) {
         g = Tensor::zeros({T, q});
         for (int64_t t = 0; t < T; ++t)
           for (int64_t i = 0; i < q; ++i)
-            for (int64_t j = 0; j < r; ++j) g.data()[t * q + i] += cores.data()[(i * r + j) * step + 5 + t / each] * h.data()[t * r + j];
+            for (int64_t j = 0, n = t / each; j < r; ++j)
+              for (int64_t u = 0; u < units; ++u) g.data()[t * q + i] += phi.data()[(n / 4 * units + u) * 4 + n % 4] * w.data()[(u * r + j) * lanes + i] * h.data()[t * r + j];
       }
-      add_low_rank(z, x, {a, f, each > 0 ? cores.data() + 5 : nullptr, step, std::max<int64_t>(each, 1)});
+      add_low_rank(z, x, {a, f, {each > 0 ? &w : nullptr, phi.data(), each}});
       CHECK(max_relative_error(z.values(), (y + matmul(g, f)).values()) < 1e-5);
 
       // The same in F16, of factors that would not fit it as they are
-      const LowRankFactors half = low_rank_factors(scale(a, 1e6f), scale(permute(f, {1, 0}), 1e-9f));
+      LowRankFactors half = low_rank_factors(scale(a, 1e6f), scale(permute(f, {1, 0}), 1e-9f));
       CHECK(half.a.dtype() == DType::F16);
       const Tensor z16 = y.clone();
-      add_low_rank(z16, x, {half.a, half.f, each > 0 ? cores.data() + 5 : nullptr, step, std::max<int64_t>(each, 1), 1e3f * half.scale});
+      if (each > 0) add_core_weights(half, w);
+      add_low_rank(z16, x, {half.a, half.f, {each > 0 ? &half.w : nullptr, phi.data(), each}, 1e3f * half.scale});
       CHECK(max_relative_error(z16.values(), z.values()) < 2e-3);
     }
   const LowRankFactors tiny = low_rank_factors(Tensor::filled({2, 9}, 1e-42f), Tensor::filled({9, 2}, 1.f));      // subnormal

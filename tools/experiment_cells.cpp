@@ -37,13 +37,21 @@ CellRunner::CellRunner(const Experiment& e, std::string folder, int threads) : e
   write_text(kept_, all.substr(0, size_t(std::min<int64_t>(e.kept_bytes, int64_t(all.size())))));
 }
 
+// The last line of an adaptation that found no step to gain by, and wrote nothing
+static bool gained_nothing(const ProcessResult& p) {
+  const size_t end = p.out.find_last_not_of('\n'), begin = end == std::string::npos ? end : p.out.find_last_of('\n', end);
+  if (p.status != 1 || end == std::string::npos) return false;
+  const json event = json::parse(p.out.substr(begin == std::string::npos ? 0 : begin + 1), nullptr, false);
+  return event.is_object() && event.value("event", "") == "nothing";
+}
+
 std::string CellRunner::kvt(std::vector<std::string> args, CellResult* measured) const {
   args.insert(args.begin(), kvt_);
   ProcessResult p = run_process(args);
   if (p.status == 130 || interrupted()) throw Interrupted();
   std::string command;
   for (const std::string& word : args) command += (command.empty() ? "" : " ") + word;
-  require(p.status == 0, "experiment: status ", p.status, " of: ", command, "\n", p.error);
+  require(p.status == 0 || (measured && gained_nothing(p)), "experiment: status ", p.status, " of: ", command, "\n", p.error);
   if (measured) {
     measured->seconds = p.seconds;
     measured->memory = double(p.peak_memory);
@@ -67,6 +75,7 @@ double CellRunner::judge(const std::string& model, const std::vector<std::string
 }
 
 void CellRunner::adapt(const Cell& cell, const Files& files, CellResult& r) const {
+  fs::remove(files.out);                                  // of a run that was cut off
   const ExperimentMethod& m = e_.methods[*cell.method];
   const std::string& base = m.model.empty() ? e_.model : m.model;
   const bool fuse = e_.fuse && m.fuse && !m.whole_model;
@@ -92,12 +101,13 @@ void CellRunner::adapt(const Cell& cell, const Files& files, CellResult& r) cons
   for (std::string line; std::getline(lines, line);) {
     const json event = json::parse(line);
     if (event.contains("trained")) r.trained = event.at("trained").get<double>();
+    if (event.at("event") == "nothing") r.validation = event.at("loss").get<double>();
     if (event.at("event") == "fusion") r.fused_validation = event.at("loss").get<double>();
     if (event.at("event") != "done") continue;
     r.validation = event.at("best_loss").get<double>();
     r.passes = event.at("passes").get<double>();
   }
-  r.stored = double(fs::file_size(files.out));
+  if (fs::exists(files.out)) r.stored = double(fs::file_size(files.out));
 }
 
 std::vector<std::string> CellRunner::prepare(const Cell& cell, Files& files) const {
@@ -142,9 +152,10 @@ CellResult CellRunner::run(const Cell& cell) const {
     const ExperimentMethod& m = e_.methods[*cell.method];
     const std::string& base = m.model.empty() ? e_.model : m.model;
     adapt(cell, files, r);
-    const std::vector<std::string> adapter = {"--adapter", files.out};
-    const std::vector<std::string> alone = m.whole_model ? std::vector<std::string>() : std::vector<std::string>{"--adapter", files.out, "--no-fusion"};
-    const std::string& judged = m.whole_model ? files.out : base;
+    const bool something = fs::exists(files.out);           // else it stays the base
+    std::vector<std::string> adapter, alone;
+    if (something && !m.whole_model) adapter = {"--adapter", files.out}, alone = {"--adapter", files.out, "--no-fusion"};
+    const std::string& judged = m.whole_model && something ? files.out : base;
     r.test = judge(judged, alone, files);
     if (e_.fuse && m.fuse && !m.whole_model) r.fused = judge(base, adapter, files);
     if (!kept_.empty()) r.kept = loss(judged, alone, kept_);
