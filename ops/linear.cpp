@@ -82,8 +82,10 @@ class FewRowAdditions {
     if (numbers_ == 0 || &p != products_.data() || first > 0) return;
     const struct Made { std::atomic<bool>& ready; ~Made() { ready.store(true, std::memory_order_release); } } made{ready_};      // also if there is no memory
     float* g = g_;
+    const LowRank* last = nullptr;
     for (const Product& each : products_)
-      for (const LowRank& m : each.more) low_rank_inner(g, m, x_, m.from, T_ - m.from), g += low_rank_rows * m.outer();
+      for (const LowRank& m : each.more) low_rank_inner(g, m, x_, m.from, T_ - m.from), g += low_rank_rows * m.outer(), last = &m;
+    prefetch_next_inner(*last);
   }
   // After them
   void end(const Product& p, int64_t first, int64_t count) {

@@ -38,22 +38,24 @@ void add_core_weights(LowRankFactors& m, const Tensor& w) {
   m.w = halves(w, m.scale);
 }
 
+// What low_rank_inner reads comes first, of all layers, so that it can be asked for ahead.
 void bring_together(std::span<LowRankFactors* const> layers) {
   constexpr int64_t line = 64;
+  std::vector<const Tensor*> order;
+  for (const LowRankFactors* m : layers) order.insert(order.end(), {&m->a, &m->w});
+  for (const LowRankFactors* m : layers) order.push_back(&m->f);
+  std::erase_if(order, [](const Tensor* x) { return !*x; });
   int64_t bytes = 0;
-  for (const LowRankFactors* m : layers)
-    for (const Tensor* x : {&m->a, &m->w, &m->f}) bytes += *x ? round_up(x->bytes(), line) : 0;
+  for (const Tensor* x : order) bytes += round_up(x->bytes(), line);
   if (bytes == 0) return;
   const Storage block = Storage::allocate_large(size_t(bytes));
   size_t at = 0;
-  for (const LowRankFactors* m : layers)
-    for (const Tensor* x : {&m->a, &m->w, &m->f}) {      // as they are read
-      if (!*x) continue;
-      const Storage part = block.part(at, size_t(x->bytes()));
-      std::copy_n(x->raw(), x->bytes(), part.data());
-      x->move_to(part);
-      at += size_t(round_up(x->bytes(), line));
-    }
+  for (const Tensor* x : order) {
+    const Storage part = block.part(at, size_t(x->bytes()));
+    std::copy_n(x->raw(), x->bytes(), part.data());
+    x->move_to(part);
+    at += size_t(round_up(x->bytes(), line));
+  }
 }
 
 void check_low_rank(const LowRank& m, int64_t K, int64_t N) {
@@ -115,6 +117,12 @@ void low_rank_outer(float* y, int64_t ldy, const LowRank& m, const float* g, int
   const int64_t N = m.f.dim(1);
   if (m.f.dtype() == DType::F32) kernel::attention_values_f32(y, ldy, ones, nullptr, g, 4, m.f.data() + first, N, rows, m.outer(), count, nullptr);
   else kernel::attention_values_f16(y, ldy, ones, nullptr, g, 4, reinterpret_cast<const uint16_t*>(m.f.raw()) + first, N, rows, m.outer(), count, nullptr);
+}
+
+void prefetch_next_inner(const LowRank& m) {
+  constexpr int64_t ahead = 24 << 10;                        // of a block's layers that share their input, about
+  const Tensor& last = m.cores.w ? *m.cores.w : m.a;
+  for (int64_t i = 0; i < ahead; i += 64) __builtin_prefetch(last.raw() + last.bytes() + i, 0, 2);
 }
 
 void prefetch_outer(const LowRank& m, int64_t first, int64_t count) {

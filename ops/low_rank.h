@@ -46,8 +46,9 @@ void low_rank_inner(float* g, const LowRank& m, const float* x, int64_t t, int64
 void low_rank_outer(float* y, int64_t ldy, const LowRank& m, const float* g, int64_t rows, int64_t first, int64_t count);
 // G [q, rows], s C_t h of rows t … t + rows − 1, of H [r, rows], h = A x_t; numbers of one row lie `step` apart; zeros for rows before m.from.
 void low_rank_core(float* g, const LowRank& m, const float* h, int64_t step, int64_t t, int64_t rows);
-// Asks for the memory that low_rank_outer will read.
+// Asks for the memory that low_rank_outer will read; and, where factors were brought together, for what low_rank_inner will read in the next layers.
 void prefetch_outer(const LowRank& m, int64_t first, int64_t count);
+void prefetch_next_inner(const LowRank& m);
 // Throws an Error unless factors and core fit rows of K numbers and results of N.
 void check_low_rank(const LowRank& m, int64_t K, int64_t N);
 
