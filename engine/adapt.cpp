@@ -5,7 +5,6 @@
 #include <filesystem>
 
 #include "engine/checkpoint.h"
-#include "engine/compress.h"
 #include "engine/fingerprint.h"
 #include "engine/ia3.h"
 
@@ -112,7 +111,7 @@ std::optional<Gguf> adapt_in_rounds(CausalLm& model, const RunIdentity& self, co
   };
   if (!run_rounds(CausalTask(model, data), CausalTask(model, validation), layers, options, state, on)) return {};
   require(state.rounds() > 0, "adapt: ", s.method, ": no step lowers the validation loss of ", state.losses[0], " nats per token");
-  if (options.cut_at_end()) truncate(state.set, options.mean_rank);
+  if (options.cut_at_end()) state.cut(options.mean_rank);
   return rounds_file(state, options.core, model.architecture(), self.base, DType::F32);
 }
 

@@ -7,7 +7,6 @@
 #include <tuple>
 
 #include "engine/both_tasks.h"
-#include "engine/compress.h"
 #include "tensor/parallel.h"
 
 namespace kvt {
@@ -225,7 +224,7 @@ class Rounds {
     const bool all = options_.learn_validation;
     Training t{CoreForm::lora, all ? static_cast<const Task&>(both) : data_, all ? nullptr : &validation_, options_.train, lora_scale};
     t.options.steps = options_.refine;
-    if (options_.cut_before_refining() && !state_.set.layers.empty()) truncate(state_.set, options_.mean_rank - double(options_.refine_rank));
+    if (options_.cut_before_refining() && !state_.set.layers.empty()) state_.cut(options_.mean_rank - double(options_.refine_rank));
     Step step = train_core(other_bases(Basis::random, options_.refine_rank, options_.extract.seed + uint64_t(report.round)), options_.refine_rank, t);
     if (all && !cancelled()) step = {1, evaluate()};
     report.k = options_.refine_rank;

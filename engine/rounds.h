@@ -21,6 +21,7 @@
 // A run ends when a round does not lower the validation loss any more. The extracted core has no learning rate, no optimizer and no
 // random start. D_l divides by s_1 so that every matrix moves by the same greatest step.
 #pragma once
+#include "engine/compress.h"
 #include "engine/extract.h"
 
 namespace kvt {
@@ -63,11 +64,12 @@ struct RoundsState {
   LoraSet set;                       // in the layers' order; empty before the first round; α = 0: scale 1 whatever the rank
   std::vector<float> etas;           // of the rounds done (trained ones: 1)
   std::vector<double> losses;        // validation, in nats per label: of the base, then after each round
-  std::vector<float> singular;       // s_1 … s_k of each layer, round after round
+  std::vector<float> singular;       // s_1 … s_k of each layer, round after round; none when the sum of the rounds was cut
   double extractions = 0;            // passes for gradients, in labels seen by labels of the training data: validation data that are learned count
   int64_t evaluations = 0;           // validation passes
   bool finished = false;
   int64_t rounds() const { return int64_t(etas.size()); }
+  double cut(double mean_rank) { return singular.clear(), truncate(set, mean_rank); }      // engine/compress.h
 };
 
 struct RoundReport {
@@ -102,7 +104,7 @@ Step line_search(const std::function<double(float)>& f, double at_zero, float st
 //
 //   kvt.core               string   "extracted", "spectral", "dense"         kvt.k  u32        kvt.rounds  u32
 //   kvt.etas               f32[]    one a round                              kvt.losses  f64[]    RoundsState::losses
-//   kvt.singular_values    f32[]    RoundsState::singular
+//   kvt.singular_values    f32[]    RoundsState::singular, if there are any
 //   kvt.extraction_passes  f64      kvt.validation_passes  u32      kvt.finished  bool
 Gguf rounds_file(const RoundsState& state, CoreForm core, const std::string& architecture, const std::string& base, DType type);
 // Attaches the adapters of such a file, as it was written in F32, and returns the state. Throws an Error for a file of another base or of

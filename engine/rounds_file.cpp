@@ -32,7 +32,7 @@ Gguf rounds_file(const RoundsState& state, CoreForm core, const std::string& arc
   file.set("kvt.rounds", uint32_t(state.rounds()));
   file.set("kvt.etas", state.etas);
   file.set("kvt.losses", state.losses);
-  file.set("kvt.singular_values", state.singular);
+  if (!state.singular.empty()) file.set("kvt.singular_values", state.singular);
   file.set("kvt.extraction_passes", state.extractions);
   file.set("kvt.validation_passes", uint32_t(state.evaluations));
   file.set("kvt.finished", state.finished);
@@ -45,7 +45,7 @@ RoundsState read_rounds(Model& model, const Gguf& file, const std::vector<Target
   state.k = file.integer("kvt.k");
   state.etas = file.array<float>("kvt.etas");
   state.losses = file.array<double>("kvt.losses");
-  state.singular = file.array<float>("kvt.singular_values");
+  if (file.has("kvt.singular_values")) state.singular = file.array<float>("kvt.singular_values");
   state.extractions = file.real("kvt.extraction_passes");
   state.evaluations = file.integer("kvt.validation_passes");
   state.finished = file.boolean("kvt.finished", false);

@@ -4,7 +4,6 @@
 #include <filesystem>
 
 #include "engine/checkpoint.h"
-#include "engine/compress.h"
 #include "engine/rounds.h"
 #include "tools/adapt.h"
 #include "tools/commands.h"
@@ -78,7 +77,7 @@ static int64_t trained_numbers(const RoundsOptions& options, const std::vector<T
 // Makes of the adapters what is stored, and tells what that costs.
 static void compress(Report& report, const AdaptOptions& o, const RoundsOptions& options, const Task& validation, RoundsState& state) {
   if (o.mean_rank == 0 && out_type(o) == DType::F32) return;
-  const double kept = options.cut_at_end() ? truncate(state.set, o.mean_rank) : 1;
+  const double kept = options.cut_at_end() ? state.cut(o.mean_rank) : 1;
   round_to(state.set, out_type(o));
   const double loss = evaluate(validation, o.train.batch, interrupted);
   if (interrupted()) throw Interrupted();

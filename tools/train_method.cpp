@@ -4,7 +4,6 @@
 
 #include "engine/atomic_file.h"
 #include "engine/both_tasks.h"
-#include "engine/compress.h"
 #include "engine/fingerprint.h"
 #include "engine/ia3.h"
 #include "tools/commands.h"
@@ -114,7 +113,7 @@ static void run_in_rounds(const TrainJob& job, TrainMethod method, Model& model,
   RoundsState state;
   if (!run_rounds(*job.task, *job.validation, layers, method.rounds, state, callbacks)) throw Interrupted();
   require(state.rounds() > 0 || method.head, "train: no step along the gradient lowers the validation loss (", state.losses[0], "); nothing is written");
-  if (method.rounds.cut_at_end()) truncate(state.set, method.rounds.mean_rank);
+  if (method.rounds.cut_at_end()) state.cut(method.rounds.mean_rank);
   round_to(state.set, method.out_type);
   Gguf file = state.rounds() > 0 ? rounds_file(state, method.rounds.core, model.architecture(), base, method.out_type) : new_adapter("head", model.architecture(), base);
   if (state.rounds() == 0) method.fuse = false;      // nothing to fuse
