@@ -155,8 +155,7 @@ void adapt_in_rounds(const AdaptOptions& o, Goal& goal, Report& report) {
     report.event({{"event", "interrupted"}, {"round", state.rounds()}, {"checkpoint", o.checkpoint}});
     throw Interrupted();
   }
-  if (state.rounds() == 0) report.event({{"event", "nothing"}, {"loss", state.losses[0]}});
-  require(state.rounds() > 0, o.method, ": no step lowers the validation loss (", state.losses[0], " nats per label); nothing is written");
+  if (state.rounds() == 0) report.nothing(o.method, state.losses[0]);
   compress(report, o, options, *held_out, state);
   Gguf result = rounds_file(state, options.core, architecture, base, out_type(o));
   goal.store(result);

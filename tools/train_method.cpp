@@ -112,7 +112,7 @@ static void run_in_rounds(const TrainJob& job, TrainMethod method, Model& model,
   report.event({{"event", "plan"}, {"trained", trained}, {"examples", job.task->size()}});
   RoundsState state;
   if (!run_rounds(*job.task, *job.validation, layers, method.rounds, state, callbacks)) throw Interrupted();
-  require(state.rounds() > 0 || method.head, "train: no step along the gradient lowers the validation loss (", state.losses[0], "); nothing is written");
+  if (state.rounds() == 0 && !method.head) report.nothing("train", state.losses[0]);
   if (method.rounds.cut_at_end()) state.cut(method.rounds.mean_rank);
   round_to(state.set, method.out_type);
   Gguf file = state.rounds() > 0 ? rounds_file(state, method.rounds.core, model.architecture(), base, method.out_type) : new_adapter("head", model.architecture(), base);

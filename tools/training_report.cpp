@@ -65,6 +65,11 @@ void Report::end(TrainEnd how, TrainState& state, const Task* validation, bool l
   line("the weights of step " + std::to_string(state.best_step) + " are kept (validation loss " + std::to_string(state.best_loss) + (learned ? ", also learned)" : ")"));
 }
 
+void Report::nothing(const std::string& what, double loss) {
+  event({{"event", "nothing"}, {"loss", loss}});
+  fail(what, ": no step lowers the validation loss (", loss, " nats per label); nothing is written");
+}
+
 void Report::memory(const TrainingMemory& m, int64_t weights) {
   const std::pair<const char*, int64_t> parts[] = {{"weights", weights}, {"trained", m.trained}, {"gradients", m.gradients}, {"moments", m.moments},
                                                    {"best", m.best}, {"activations", m.activations}, {"work", m.work}};

@@ -20,6 +20,7 @@ class Report {
   // How it ended, and which step's weights are kept: the best on the validation data (null: there are none), or, where these were learned, the last, whose loss on them
   // `state` gets. Throws Interrupted.
   void end(TrainEnd how, TrainState& state, const Task* validation, bool learned, const TrainOptions& options);
+  [[noreturn]] void nothing(const std::string& what, double loss);      // of rounds that did not gain: says so to who reads JSON, and throws
   void memory(const TrainingMemory& planned, int64_t weights);      // before the run; weights: bytes of those that stay
   void peak(const std::string& out, int64_t planned);      // after it; 0 = nothing was planned
 
