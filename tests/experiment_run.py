@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """An experiment from file to table:  tests/experiment_run.py BUILD/kvt
 
-A small model, two domains, a method that gains, one whose steps gain nothing (it stays the base), KVT in Q8_0. The runs' numbers are those of the commands they
+A small model, two domains, a method that gains, one whose steps gain nothing (it stays the base), KVT in Q8_0, an adapter that is stored with a fusion of its own. The runs' numbers are those of the commands they
 consist of; what is done is not done again; a killed experiment goes on; a run that fails names its command.
 """
 import json, os, pathlib, shutil, signal, subprocess, sys, tempfile, time
@@ -26,7 +26,8 @@ def experiment(folder, *more):
 methods = [{"name": "LoRA", "args": ["--method", "lora", "--rank", "2", "--steps", "6", "--eval-every", "3"], "rates": ["1e-3", "1e-2"]},
            {"name": "too far", "args": ["--method", "lora-xs", "--rank", "4", "--steps", "4", "--eval-every", "2"], "rates": ["100"]},
            {"name": "KVT", "args": ["--method", "kvt", "--rounds", "1", "--k", "4", "--learn-validation", "--refine", "6", "--rank", "1", "--lr", "1e-2", "--mean-rank", "2", "--out-type", "Q8_0"],
-            "fuse": False}]
+            "fuse": False},
+           {"name": "by itself", "args": ["--method", "lora", "--rank", "2", "--steps", "6", "--lr", "1e-2", "--fuse", "0"], "fuse": False}]      # lambda = 0: the base
 settings = {"name": "small", "model": "tiny.gguf", "domains": [{"name": "tale", "text": "tale.txt"}, {"name": "manual", "text": "manual.txt"}], "kept": "manual.txt",
             "kept_bytes": 1024, "sizes": [1024], "validation_bytes": 1024, "test_bytes": 1024, "length": 32, "seeds": [0], "reference": "LoRA", "args": ["--batch", "2"], "methods": methods}
 
@@ -49,11 +50,11 @@ with tempfile.TemporaryDirectory() as name:
         os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     before = {p.name: p.stat().st_mtime_ns for p in cells.glob("*.json")}
-    check(2 <= len(before) < 10, "killed in the middle", sorted(before))
+    check(2 <= len(before) < 12, "killed in the middle", sorted(before))
     whole = experiment(folder)
     check(whole.returncode == 0, "goes on to the end", whole.stderr[-600:])
     done = {p.name: json.loads(p.read_text()) for p in cells.glob("*.json")}
-    check(len(done) == 10, "2 bases and 8 runs", sorted(done))
+    check(len(done) == 12, "2 bases and 10 runs", sorted(done))
     check(all((cells / n).stat().st_mtime_ns == t for n, t in before.items()), "what was done is not done again")
     check(not [p.name for p in cells.iterdir() if p.suffix != ".json"], "nothing else is left", [p.name for p in cells.iterdir()])
     for domain in ("tale", "manual"):
@@ -62,6 +63,8 @@ with tempfile.TemporaryDirectory() as name:
         check(nothing["test"] == nothing["fused"] == base["test"] and nothing["kept"] == base["kept"] and nothing["stored"] == 0, f"{domain}: no step gains: it stays the base", nothing)
         check(lora["test"] < base["test"] and kvt_run["test"] < base["test"], f"{domain}: LoRA and KVT gain", (base, lora, kvt_run))
         check(kvt_run["fused"] is None and lora["fused"] is not None and kvt_run["stored"] > 0 and kvt_run["passes"] > 1, f"{domain}: what is reported of KVT and LoRA", (lora, kvt_run))
+        itself = done[f"{domain}-1024-by-itself-0.json"]
+        check(abs(itself["test"] - base["test"]) < 1e-4 and itself["fused"] is None and itself["stored"] > 0, f"{domain}: an adapter's own fusion is part of it", (base, itself))
     table = (folder / "out/table.md").read_text()
     check(all(m["name"] in table for m in methods) and (folder / "out/plot.svg").read_text().startswith("<svg"), "table and plot", table[:400])
 

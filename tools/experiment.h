@@ -98,6 +98,7 @@ class CellRunner {
 
  private:
   struct Files { std::string train, validation, test, out, config; };
+  bool fuses(const ExperimentMethod& m) const { return e_.fuse && m.fuse && !m.whole_model; }      // after training, by validation
   std::string stem(const Cell& cell) const { return folder_ + "/cells/" + cell.id(e_); }
   std::vector<std::string> prepare(const Cell& cell, Files& files) const;      // writes them; those to remove afterwards
   void adapt(const Cell& cell, const Files& files, CellResult& r) const;

@@ -78,7 +78,7 @@ void CellRunner::adapt(const Cell& cell, const Files& files, CellResult& r) cons
   fs::remove(files.out);                                  // of a run that was cut off
   const ExperimentMethod& m = e_.methods[*cell.method];
   const std::string& base = m.model.empty() ? e_.model : m.model;
-  const bool fuse = e_.fuse && m.fuse && !m.whole_model;
+  const bool fuse = fuses(m);
   std::vector<std::string> args;
   if (e_.kind == Experiment::Kind::images) {
     json training = e_.training, method = m.config;
@@ -154,10 +154,11 @@ CellResult CellRunner::run(const Cell& cell) const {
     adapt(cell, files, r);
     const bool something = fs::exists(files.out);           // else it stays the base
     std::vector<std::string> adapter, alone;
-    if (something && !m.whole_model) adapter = {"--adapter", files.out}, alone = {"--adapter", files.out, "--no-fusion"};
+    if (something && !m.whole_model) adapter = alone = {"--adapter", files.out};
+    if (something && fuses(m)) alone.push_back("--no-fusion");      // a fusion that a method was trained with belongs to it
     const std::string& judged = m.whole_model && something ? files.out : base;
     r.test = judge(judged, alone, files);
-    if (e_.fuse && m.fuse && !m.whole_model) r.fused = judge(base, adapter, files);
+    if (fuses(m)) r.fused = judge(base, adapter, files);
     if (!kept_.empty()) r.kept = loss(judged, alone, kept_);
   }
   for (const std::string& file : written) fs::remove(file);
