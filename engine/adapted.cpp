@@ -26,6 +26,11 @@ Attached attach(Model& model, const AdapterUse& use, const std::string& base, bo
     const Ia3Set set = load_ia3(model, file, use.scale, base, any_base);
     for (const auto& layer : set.layers) a.adapters.push_back(layer.factors);
     a.fusion = set.fusion;
+  } else if (kind == "kvt") {
+    require(!model.adapter_pass, file.path(), ": the second adapter whose cores depend on the input; one at a time");
+    const KvtSet set = load_kvt(model, file, use.scale, base, any_base);
+    for (const auto& layer : set.layers) a.adapters.push_back(layer.attached);
+    a.fusion = set.fusion;
   } else if (kind == "head") {
     require_adapter(file, "head", model, base, any_base);
   } else {

@@ -1,5 +1,5 @@
-// Adapter files, whatever their kind, on a model: LoRA, IA3 and class heads on any model; cores that depend on the input (models/kvt.h) and
-// banks of domains (models/bank.h), of which there can be one at a time, on language models.
+// Adapter files, whatever their kind, on a model: LoRA, IA3 and class heads on any model, as well as cores that depend on the input (models/kvt.h) on all but
+// translators; banks of domains (models/bank.h) on language models. Of the last two there can be one at a time.
 #pragma once
 #include <memory>
 #include <optional>

@@ -37,10 +37,15 @@ static std::vector<std::string> split(const std::string& text) {
   return parts;
 }
 
-KvtSet attach_kvt(CausalLm& model, const KvtOptions& o) {
+// An encoder makes the cores of its passes itself.
+static void made_by(Model& model, const std::shared_ptr<Kvt>& kvt) {
+  if (!dynamic_cast<CausalLm*>(&model)) make_cores(model, kvt);
+}
+
+KvtSet attach_kvt(Model& model, const KvtOptions& o) {
   const std::vector<TargetLayer> targets = target_layers(model, o.targets, o.first_layer, o.last_layer);
   for (const TargetLayer& target : targets) require(target.name.starts_with("blk."), "kvt: layer '", target.name, "' is outside of the blocks");
-  const int64_t C = model.config().channels, size = o.size > 0 ? o.size : KnowledgeConfig::for_channels(C).size;
+  const int64_t C = model.channels(), size = o.size > 0 ? o.size : KnowledgeConfig::for_channels(C).size;
   KvtConfig c = with_levels({}, o.levels, "kvt");
   c.channels = C, c.size = size, c.vectors = o.vectors > 0 ? o.vectors : size, c.columns = o.columns > 0 ? o.columns : size;
   c.hidden = 4 * size;
@@ -59,6 +64,7 @@ KvtSet attach_kvt(CausalLm& model, const KvtOptions& o) {
     set.layers.push_back({name, core, core});
   }
   for (size_t i = 0; i < targets.size(); ++i) targets[i].linear->adapters.push_back(set.layers[i].core);
+  made_by(model, set.kvt);
   return set;
 }
 
@@ -78,16 +84,24 @@ TrainedSet trained_tensors(const KvtSet& set) {
   return trained;
 }
 
-std::vector<Tensor> knowledge_states(const CausalLm& model, const Examples& data, int64_t texts, int64_t layer) {
+// states(tokens): [1, T, C]
+template <class F> static std::vector<Tensor> states_of(const Model& model, const Examples& data, int64_t texts, int64_t layer, F&& states) {
   require(layer >= -1 && layer <= model.layers(), "kvt: hidden states behind block ", layer, " of ", model.layers());
   const Tape::Pause inference;
-  std::vector<Tensor> states;
+  std::vector<Tensor> all;
   for (int64_t i = 0; i < std::min(texts, data.size()); ++i) {
-    const Ids& tokens = data[i].tokens;
-    const Tensor h = model.hidden(tokens, 1, int64_t(tokens.size()), {.blocks = layer});
-    states.push_back(h.view({h.dim(1), h.dim(2)}));
+    const Tensor h = states(data[i].tokens);
+    all.push_back(h.view({h.dim(1), h.dim(2)}));
   }
-  return states;
+  return all;
+}
+
+std::vector<Tensor> knowledge_states(const CausalLm& model, const Examples& data, int64_t texts, int64_t layer) {
+  return states_of(model, data, texts, layer, [&](const Ids& tokens) { return model.hidden(tokens, 1, int64_t(tokens.size()), {.blocks = layer}); });
+}
+
+std::vector<Tensor> knowledge_states(const Bert& model, const Examples& data, int64_t texts, int64_t layer) {
+  return states_of(model, data, texts, layer, [&](const Ids& tokens) { return model.hidden(tokens, {int32_t(tokens.size())}, int64_t(tokens.size()), layer); });
 }
 
 void fill_bank(const KvtSet& set, const std::vector<Tensor>& states) {
@@ -138,7 +152,7 @@ Gguf kvt_file(const KvtSet& set, const std::string& architecture, const std::str
   return file;
 }
 
-KvtSet load_kvt(CausalLm& model, const Gguf& file, float scale, const std::string& base, bool any_base) {
+KvtSet load_kvt(Model& model, const Gguf& file, float scale, const std::string& base, bool any_base) {
   require_adapter(file, "kvt", model, base, any_base);
   const std::string& path = file.path();
   const auto s = float(file.real("kvt.scale"));
@@ -155,7 +169,7 @@ KvtSet load_kvt(CausalLm& model, const Gguf& file, float scale, const std::strin
   };
 
   KvtConfig c = with_levels({}, split(file.string("kvt.levels")), path);
-  c.channels = model.config().channels;
+  c.channels = model.channels();
   c.layers = int64_t(names.size());
   c.columns = matrix(names[0] + suffix_a).dim(0);
   c.size = matrix(names[0] + suffix_b).dim(1);
@@ -187,6 +201,7 @@ KvtSet load_kvt(CausalLm& model, const Gguf& file, float scale, const std::strin
   freeze(frozen);
   set.fusion = read_fusion(file);
   for (const auto& layer : set.layers) linears.at(layer.name)->adapters.push_back(layer.attached);
+  if (c.per_token()) made_by(model, set.kvt);
   return set;
 }
 

@@ -1,4 +1,4 @@
-// KVT adapters with generated cores (models/kvt.h): on the layers of a language model, in training, and as files.
+// KVT adapters with generated cores (models/kvt.h): on the layers of a model, in training, and as files.
 //
 //   general.type "adapter"    general.architecture = the base's    adapter.type "kvt"    kvt.base.fingerprint, kvt.fusion.* as for LoRA
 //   kvt.levels string         "concept,sentence,word" or fewer; "" = the constant core
@@ -12,6 +12,7 @@
 
 #include "engine/gguf.h"
 #include "engine/train.h"
+#include "models/bert.h"
 #include "models/fusion.h"
 #include "models/knowledge.h"
 #include "models/kvt.h"
@@ -40,13 +41,14 @@ struct KvtSet {
   std::optional<Fusion> fusion;
 };
 
-// Gives the targeted layers of `model` cores of one new Kvt. Run the model through KvtLm. Throws for a level or target there is none of.
-KvtSet attach_kvt(CausalLm& model, const KvtOptions& options);
+// Gives the targeted layers of `model` cores of one new Kvt. Run a language model through KvtLm, an encoder makes them itself. Throws for a level or target there is none of.
+KvtSet attach_kvt(Model& model, const KvtOptions& options);
 TrainedSet trained_tensors(const KvtSet& set);
 
 // What the extractor reads: H_l of the first `texts` examples of the data, a tensor [T, C] each, of the model as it is (so: before
 // attach_kvt). `layer` = l counts blocks, −1 = all; the states pass the model's last norm, so that their size does not grow with l.
 std::vector<Tensor> knowledge_states(const CausalLm& model, const Examples& data, int64_t texts, int64_t layer = -1);
+std::vector<Tensor> knowledge_states(const Bert& model, const Examples& data, int64_t texts, int64_t layer = -1);
 
 // Puts K of all `states` in the bank of `set`, with the extractor as for inference: the bank that is stored.
 void fill_bank(const KvtSet& set, const std::vector<Tensor>& states);
@@ -55,8 +57,8 @@ void fill_bank(const KvtSet& set, const std::vector<Tensor>& states);
 // In training K is of some of the texts with sampled gates, never of one that is being learned; in validation of all.
 class KvtTask : public Task {
  public:
-  // `task` is one of the KvtLm of `set`, fused or not. `learns_texts`: its example i is the text of states[i]. `set` and `states` must outlive it.
-  KvtTask(std::unique_ptr<const Task> task, const KvtSet& set, const std::vector<Tensor>& states, bool learns_texts, float mu)
+  // `task` is one of the model that bears `set` (a KvtLm of it), fused or not. `learns_texts`: its example i is the text of states[i]. `set` and `states` must outlive it.
+  KvtTask(std::shared_ptr<const Task> task, const KvtSet& set, const std::vector<Tensor>& states, bool learns_texts, float mu)
       : task_(std::move(task)), set_(set), states_(states), learns_texts_(learns_texts), mu_(mu) {}
   int64_t size() const override { return task_->size(); }
   Extent extent(std::span<const int64_t> indices) const override { return task_->extent(indices); }
@@ -64,7 +66,7 @@ class KvtTask : public Task {
   Tensor loss(std::span<const int64_t> indices, const Pass& pass) const override;
 
  private:
-  std::unique_ptr<const Task> task_;
+  std::shared_ptr<const Task> task_;
   const KvtSet& set_;
   const std::vector<Tensor>& states_;
   bool learns_texts_;
@@ -74,8 +76,8 @@ class KvtTask : public Task {
 // The file's contents; `type` of A, B and the MLP's matrices F32 or F16.
 Gguf kvt_file(const KvtSet& set, const std::string& architecture, const std::string& base, DType type);
 // Attaches the adapter of `file`, its B times `scale`: cores that depend on no input as plain LoRA (`kvt` is then of no use), else to be
-// run through KvtLm. Throws an Error naming file and tensor for what does not fit, and for another
+// run through KvtLm, but for encoders. Throws an Error naming file and tensor for what does not fit, and for another
 // architecture or base unless `any_base`; no layer has changed then.
-KvtSet load_kvt(CausalLm& model, const Gguf& file, float scale, const std::string& base, bool any_base = false);
+KvtSet load_kvt(Model& model, const Gguf& file, float scale, const std::string& base, bool any_base = false);
 
 }  // namespace kvt

@@ -20,17 +20,19 @@ Bert::Bert(const BertConfig& config, const std::map<std::string, Tensor>& tensor
   load_parameters(*this, tensors, source);
 }
 
-Tensor Bert::hidden(std::span<const int32_t> ids, const std::vector<int32_t>& lengths, int64_t T) const {
+Tensor Bert::hidden(std::span<const int32_t> ids, const std::vector<int32_t>& lengths, int64_t T, int64_t blocks) const {
   const int64_t B = int64_t(lengths.size());
   require(B >= 1 && T >= 1 && int64_t(ids.size()) == B * T, "bert: ", ids.size(), " ids for ", B, " × ", T);
   require(T <= config_.context, "bert: a text of ", T, " tokens, the model has ", config_.context, " positions");
-  const Storage::Reuse blocks;      // every block asks for the same sizes
+  const Storage::Reuse memory;      // every block asks for the same sizes
   std::vector<int32_t> positions(ids.size());
   for (size_t i = 0; i < positions.size(); ++i) positions[i] = int32_t(int64_t(i) % T);
   const std::vector<int32_t> first_segment(ids.size(), 0);
 
-  Tensor x = token_embd_norm(token_embd(ids, {B, T}) + position_embd(positions, {B, T}) + token_types(first_segment, {B, T}));
-  for (const BertBlock& block : blk) x = block(x, lengths);
+  const Tensor tokens = token_embd(ids, {B, T});
+  const AdapterPass::Scope made = pass_with(tokens, lengths);
+  Tensor x = token_embd_norm(tokens + position_embd(positions, {B, T}) + token_types(first_segment, {B, T}));
+  for (int64_t i = 0; i < (blocks < 0 ? layers() : blocks); ++i) x = blk[size_t(i)](x, lengths);
   return x;
 }
 

@@ -47,11 +47,12 @@ class Bert : public Model {
   const BertConfig& config() const { return config_; }
   const std::string& architecture() const override { return config_.architecture; }
   int64_t layers() const override { return config_.layers; }
+  int64_t channels() const override { return config_.channels; }
   void each_parameter(const std::function<void(const std::string&, Parameter&)>& f) override { each<Parameter>(*this, f); }
   void each_linear(const std::function<void(const std::string&, Linear&)>& f) override { each<Linear>(*this, f); }
 
-  // The last states [B, T, C] of ids [B, T]; row b is a text of lengths[b] tokens and filling behind it.
-  Tensor hidden(std::span<const int32_t> ids, const std::vector<int32_t>& lengths, int64_t T) const;
+  // The last states [B, T, C] of ids [B, T], or those behind the first so many `blocks`; row b is a text of lengths[b] tokens and filling behind it.
+  Tensor hidden(std::span<const int32_t> ids, const std::vector<int32_t>& lengths, int64_t T, int64_t blocks = -1) const;
   // One vector of length 1 for each text, [B, C], from its states [B, T, C]. `pooling` none throws.
   Tensor pooled(const Tensor& hidden, const std::vector<int32_t>& lengths) const;
 

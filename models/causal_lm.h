@@ -17,6 +17,7 @@ class CausalLm : public Model {
   virtual const LmConfig& config() const = 0;
   const std::string& architecture() const override { return config().architecture; }
   int64_t layers() const override { return config().layers; }
+  int64_t channels() const override { return config().channels; }
 
   struct Forward {
     KvCache* cache = nullptr;               // B = 1: the tokens follow those in the cache, and join them

@@ -83,7 +83,8 @@ Tensor Kvt::hidden(const KvtInput& in) const {
         count = in.cache->length();
         before = scale(slice(in.cache->notes(), 0, count - 1, count), float(count)).view({k});
       }
-      const Tensor mean_query = in.causal ? prefix_mean(query, before, count) : mean(query, 1).view({B, 1, k});
+      const Tensor mean_query = in.causal ? prefix_mean(query, before, count) : in.lengths.empty() ? mean(query, 1).view({B, 1, k})
+                                          : pooled(query, in.lengths, Pooling::mean).view({B, 1, k});
       if (in.cache) std::copy_n(mean_query.data(), T * k, in.cache->notes().data() + count * k);
       phi = level(1, mean_query);
     }
@@ -99,6 +100,20 @@ Tensor Kvt::hidden(const KvtInput& in) const {
     phi = phi ? phi + concept_phi.view({c.hidden}) : concept_phi;
   }
   return phi;
+}
+
+AdapterPass Kvt::pass(const KvtInput& input) const {
+  AdapterPass pass = AdapterPass::current();
+  pass.made = hidden(input);
+  if (!Tape::current()) pass.lanes = lanes(pass.made);
+  pass.maker = this;
+  return pass;
+}
+
+void make_cores(Model& encoder, std::shared_ptr<const Kvt> kvt) {
+  encoder.adapter_pass = [kvt = std::move(kvt)](const Tensor& embeddings, const std::vector<int32_t>& lengths) {
+    return kvt->pass({.embedding = embeddings, .causal = false, .lengths = lengths});
+  };
 }
 
 Tensor core_product(const Tensor& cores, int64_t k, const Tensor& h) {
@@ -206,11 +221,7 @@ Tensor KvtLm::hidden(std::span<const int32_t> ids, int64_t B, int64_t T, const F
     const Tape::Pause frozen;
     input.embedding = embedding(ids, {B, T}, embedding_);
   }
-  AdapterPass pass = AdapterPass::current();
-  pass.made = kvt_->hidden(input);
-  if (!Tape::current()) pass.lanes = Kvt::lanes(pass.made);
-  pass.maker = kvt_.get();
-  const AdapterPass::Scope scope(pass);
+  const AdapterPass::Scope scope(kvt_->pass(input));
   return model_->hidden(ids, B, T, options);
 }
 

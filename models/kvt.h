@@ -33,6 +33,7 @@ struct KvtConfig {
 struct KvtInput {
   Tensor embedding;                            // [B, T, C], or none where no level needs it
   bool causal = true;
+  std::vector<int32_t> lengths = {};           // not causal: the tokens that row b has; all, if empty
   KvCache* cache = nullptr;                    // B = 1: notes of the tokens before are there, those of these tokens join them
 };
 
@@ -54,6 +55,8 @@ class Kvt {
   }
   // φ of all inputs [N, h]: N = B T where tokens differ (the word level, the causal sentence level), B where texts do, else 1. None for the constant core.
   Tensor hidden(const KvtInput& input) const;
+  // What adapters need to know in a pass with these inputs.
+  AdapterPass pass(const KvtInput& input) const;
   // One layer's cores [N, k · t] of φ, or the constant one, [1, k · t].
   Tensor cores(const Tensor& phi, int64_t layer) const;
   // For inference (LowRankCores): one layer's C_i = Σ_u φ_i,u W_u, in which C̄ is the last W_u: [h + 1, t, k rounded up to a multiple of 8]; and all φ_i, a 1
@@ -88,6 +91,9 @@ struct GeneratedCore : LowRankAdapter {        // A [t, in], B [out, k]
 Tensor core_product(const Tensor& cores, int64_t k, const Tensor& h);
 // y_t = (before + Σ_{s ≤ t} x_s) / (count + t + 1),  x [B, T, k], before [k] or none
 Tensor prefix_mean(const Tensor& x, const Tensor& before = {}, int64_t count = 0);
+
+// Has an encoder whose layers bear GeneratedCore adapters of `kvt` make their cores in each pass.
+void make_cores(Model& encoder, std::shared_ptr<const Kvt> kvt);
 
 // A language model whose layers bear GeneratedCore adapters of `kvt`: it makes the cores and runs the model with them.
 class KvtLm : public CausalLm {

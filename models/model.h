@@ -12,8 +12,18 @@ class Model {
   virtual ~Model() = default;
   virtual const std::string& architecture() const = 0;      // GGUF's general.architecture
   virtual int64_t layers() const = 0;                        // blocks
+  virtual int64_t channels() const = 0;                      // of the states between them
   virtual void each_parameter(const std::function<void(const std::string& name, Parameter&)>& f) = 0;
   virtual void each_linear(const std::function<void(const std::string& name, Linear&)>& f) = 0;   // "blk.0.attn_q"
+
+  // Of an encoder whose adapters are made from its inputs (models/kvt.h): what they know in a pass with these embeddings [B, T, C], of which
+  // row b has the first lengths[b] (all, if empty). Language models are wrapped in place of that (KvtLm), since their tokens come one by one.
+  std::function<AdapterPass(const Tensor& embeddings, const std::vector<int32_t>& lengths)> adapter_pass;
+
+ protected:
+  AdapterPass::Scope pass_with(const Tensor& embeddings, const std::vector<int32_t>& lengths = {}) const {
+    return AdapterPass::Scope(adapter_pass ? adapter_pass(embeddings, lengths) : AdapterPass::current());
+  }
 };
 
 }  // namespace kvt

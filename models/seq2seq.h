@@ -156,6 +156,7 @@ class Seq2Seq : public Model {
   const Seq2SeqConfig& config() const { return config_; }
   const std::string& architecture() const override;
   int64_t layers() const override { return std::max(config_.encoder_layers, config_.decoder_layers); }
+  int64_t channels() const override { return config_.channels; }
   template <class F> void fields(F&& f) {
     f("enc", enc); f("dec", dec);
     if (!config_.tied_output) f("output", output);

@@ -53,7 +53,7 @@ void Vit::init(Rng& rng) {
   });
 }
 
-Tensor Vit::features(const Tensor& images, const Forward& options) const {
+Tensor Vit::hidden(const Tensor& images, const Forward& options, int64_t blocks) const {
   const VitConfig& c = config_;
   require(images.rank() == 4 && images.dim(1) == c.image_channels && images.dim(2) == c.image_size && images.dim(3) == c.image_size,
           "vit: images ", images.shape(), ", expected [B, ", c.image_channels, ", ", c.image_size, ", ", c.image_size, "]");
@@ -66,9 +66,15 @@ Tensor Vit::features(const Tensor& images, const Forward& options) const {
     const Tensor parts[] = {cls_embd(first, {B, 1}), x};
     x = concat(parts, 1);
   }
+  const AdapterPass::Scope made = pass_with(x);
   x = drop(x + position_embd.weight.tensor);
-  for (const VitBlock& block : blk) x = block(x, drop);
-  return output_norm(c.cls_token ? slice(x, 1, 0, 1).view({B, c.channels}) : mean(x, 1));
+  for (int64_t i = 0; i < (blocks < 0 ? c.layers : blocks); ++i) x = blk[size_t(i)](x, drop);
+  return x;
+}
+
+Tensor Vit::features(const Tensor& images, const Forward& options) const {
+  const Tensor x = hidden(images, options);
+  return output_norm(config_.cls_token ? slice(x, 1, 0, 1).view({x.dim(0), config_.channels}) : mean(x, 1));
 }
 
 }  // namespace kvt

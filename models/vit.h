@@ -65,11 +65,14 @@ class Vit : public Model {
   const VitConfig& config() const { return config_; }
   const std::string& architecture() const override { return config_.architecture; }
   int64_t layers() const override { return config_.layers; }
+  int64_t channels() const override { return config_.channels; }
   void each_parameter(const std::function<void(const std::string&, Parameter&)>& f) override { each<Parameter>(*this, f); }
   void each_linear(const std::function<void(const std::string&, Linear&)>& f) override { each<Linear>(*this, f); }
 
   struct Forward { Rng* random = nullptr; float dropout = 0; };        // training: dropout of each sub-layer's result and of the input
-  Tensor features(const Tensor& images, const Forward& options) const;                          // [B, C] of images [B, channels, size, size]
+  // The states [B, N + cls, C] behind all blocks, or the first so many, of images [B, channels, size, size]; not yet normalised.
+  Tensor hidden(const Tensor& images, const Forward& options, int64_t blocks = -1) const;
+  Tensor features(const Tensor& images, const Forward& options) const;                          // [B, C]: pooled and normalised
   Tensor logits(const Tensor& images, const Forward& options = {nullptr, 0}) const { return output(features(images, options)); }   // [B, classes]
 
  private:

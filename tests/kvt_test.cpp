@@ -1,6 +1,8 @@
 // Knowledge extraction and generated cores: against PyTorch (tests/golden/make_kvt.py), finite differences, and on whole models.
 #include "tests/main.h"
 
+#include "engine/adapted.h"
+#include "engine/classify.h"
 #include "engine/convert.h"
 #include "engine/fingerprint.h"
 #include "engine/kvt_adapter.h"
@@ -10,6 +12,7 @@
 #include "models/knowledge.h"
 #include "models/kvt.h"
 #include "tests/check.h"
+#include "tests/small_bert.h"
 #include "tests/small_llama.h"
 
 using namespace kvt;
@@ -274,6 +277,91 @@ TEST_CASE("on the ViT: a core for each patch, one for each image") {
     for (const auto& adapter : l.adapters) learning += std::static_pointer_cast<const GeneratedCore>(adapter)->b.has_grad();
   });
   CHECK(learning == kvt->config().layers);
+}
+
+TEST_CASE("BERT makes its cores itself: texts are read as alone, gradients, fusion, files") {
+  const Gguf base = SmallBert().gguf();
+  const std::string id = fingerprint(base);
+  const auto plain = load_bert(base), model = load_bert(base);
+  KvtSet set = attach_kvt(*model, {.extractor = false});
+  CHECK(set.layers.size() == 12);
+  const Ids texts = {2, 5, 9, 17, 3, 2, 30, 3, 0, 0};
+  const std::vector<int32_t> lengths = {5, 3};
+  const auto vectors = [&](const Bert& m) { return m.pooled(m.hidden(texts, lengths, 5), lengths); };
+  CHECK(max_relative_error(vectors(*model).values(), vectors(*plain).values()) < 1e-6);      // it starts as the base
+  Rng rng(4);
+  for (float& x : set.kvt->mlp_down.weight.tensor.values()) x = 0.5f * rng.normal();
+  for (const auto& layer : set.layers)
+    for (float& x : layer.core->b.values()) x = 0.2f * rng.normal();
+
+  const Tensor both = vectors(*model);
+  CHECK(max_relative_error(both.values(), vectors(*plain).values()) > 1e-2);
+  for (const size_t row : {0, 1}) {
+    const Tensor alone = model->hidden(std::span(texts).subspan(row * 5, size_t(lengths[row])), {lengths[row]}, lengths[row]);
+    CHECK(max_relative_error(model->pooled(alone, {lengths[row]}).values(), {both.data() + int64_t(row) * 32, 32}) < 1e-5);
+  }
+  Kvt& kvt = *set.kvt;
+  const std::vector<Tensor> parameters = {kvt.bank, kvt.alpha.weight, kvt.gates, kvt.mlp_down.weight};
+  const auto vectors_by = [&](const std::vector<Tensor>& xs) {
+    kvt.bank.tensor = xs[0], kvt.alpha.weight.tensor = xs[1], kvt.gates.tensor = xs[2], kvt.mlp_down.weight.tensor = xs[3];
+    return vectors(*model);
+  };
+  check_gradients("BERT", vectors_by, parameters, rng, 2e-2, 3e-3f);
+  vectors_by(parameters);                                    // as before
+
+  const Tape::Pause inference;
+  const TwinScores twins = twin_scores([&] { return vectors(*model); });
+  CHECK(max_relative_error(twins.base.values(), vectors(*plain).values()) < 1e-6);
+  CHECK(max_relative_error(twins.adapted.values(), both.values()) < 1e-6);
+  const Gguf file = kvt_file(set, "bert", id, DType::F32);
+  const auto other = load_bert(base);
+  attach_adapters(*other, {{&file}}, id);
+  CHECK(max_relative_error(vectors(*other).values(), both.values()) < 2e-3);                  // frozen factors have 16 bits
+  CHECK_THROWS_WITH(attach_adapters(*other, {{&file}}, id), ": the second adapter whose cores depend on the input; one at a time");
+}
+
+TEST_CASE("the ViT makes its cores of patches; knowledge of images, training, files") {
+  const auto base = convert(PublishedModel::open(project_path("tests/golden/vit/model.safetensors")), {"", DType::F32});
+  const std::string id = fingerprint(base);
+  const auto model = load_vit(base);
+  const VitConfig& c = model->config();
+  Rng rng(6);
+  Images images{c.image_channels, c.image_size, {}, {}, {}};
+  for (int32_t i = 0; i < 12; ++i) {
+    images.labels.push_back(i % 2);
+    for (int64_t j = 0; j < images.bytes_each(); ++j) images.pixels.push_back(uint8_t(rng.below(156) + uint64_t(i % 2 == j / 7 % 2 ? 100 : 0)));
+  }
+  const Normalisation normal = measure(images);
+  const auto pixels = [&](const std::vector<int64_t>& which) { return image_batch(images, which, normal, {}, nullptr); };
+  std::vector<Tensor> states;
+  for (int64_t i = 0; i < 6; ++i) {
+    const Tensor h = model->output_norm(model->hidden(pixels({i}), {}, 1));
+    states.push_back(h.view({h.dim(1), h.dim(2)}));
+  }
+  CHECK(states[0].shape() == Shape{c.patches() + c.cls_token, c.channels});
+  KvtSet set = attach_kvt(*model, {.seed = 3});
+  const KvtTask task(std::make_shared<ImageTask>(*model, images, normal), set, states, true, 1e-3f), judge(std::make_shared<ImageTask>(*model, images, normal), set, states, false, 1e-3f);
+  const double before = evaluate(judge, 4);
+  TrainOptions options;
+  options.steps = 20, options.batch = 4, options.lr = 1e-2f;
+  TrainState state;
+  REQUIRE(train(task, trained_tensors(set), options, &judge, state, {}) == TrainEnd::finished);
+  CHECK(evaluate(judge, 4) < before - 0.2);
+  fill_bank(set, states);
+
+  const Tape::Pause inference;
+  const Tensor x = pixels({0, 7}), scores = model->logits(x);
+  Tensor parts[] = {model->cls_embd(std::vector<int32_t>{0, 0}, {2, 1}), patch_embedding(x, model->patch_embd.weight, model->patch_embd.bias, c.patch_size)};
+  const Tensor embeddings = c.cls_token ? concat(parts, 1) : parts[1];
+  model->adapter_pass = nullptr;
+  {
+    const AdapterPass::Scope by_hand(set.kvt->pass({.embedding = embeddings, .causal = false}));
+    CHECK(max_relative_error(model->logits(x).values(), scores.values()) < 1e-6);
+  }
+  const Gguf file = kvt_file(set, "vit", id, DType::F32);
+  const auto other = load_vit(base);
+  attach_adapters(*other, {{&file}}, id);
+  CHECK(max_relative_error(other->logits(x).values(), scores.values()) < 5e-3);
 }
 
 TEST_CASE("training generated cores from extracted knowledge; the file holds all that inference needs") {

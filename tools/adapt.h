@@ -51,6 +51,7 @@ class Goal {
   // Of what a method has made of the language model (null: of the model as it is), and fused with its base if asked for.
   virtual std::unique_ptr<Task> task(Part part, const std::shared_ptr<CausalLm>& made = {}, const std::optional<Fusion>& fusion = {}) const = 0;
   virtual const Examples& texts() const = 0;                   // the tokens that training reads
+  virtual std::vector<Tensor> knowledge_states(int64_t texts, int64_t layer) const = 0;       // of those of the model as it is (engine/kvt_adapter.h)
   virtual uint64_t fingerprint(Part part) const = 0;           // 0: there is none
   virtual std::map<std::string, std::string> identity() const { return {}; }      // what else decides the result
   virtual void print(Report& report) const = 0;                // lines about the data

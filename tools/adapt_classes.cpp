@@ -4,6 +4,7 @@
 #include <set>
 
 #include "engine/fingerprint.h"
+#include "engine/kvt_adapter.h"
 #include "tools/adapt.h"
 #include "tools/commands.h"
 #include "tools/text_model.h"
@@ -56,6 +57,9 @@ class ClassGoal : public Goal {
     return std::make_unique<OwningTask>(made, classifier(made, fusion), data(part));
   }
   const Examples& texts() const override { return data_->texts(); }
+  std::vector<Tensor> knowledge_states(int64_t n, int64_t layer) const override {
+    return loaded_.lm ? kvt::knowledge_states(*loaded_.lm, texts(), n, layer) : kvt::knowledge_states(*loaded_.encoder, texts(), n, layer);
+  }
   uint64_t fingerprint(Part part) const override { return part == Part::validation && !validation_ ? 0 : data(part).fingerprint(); }
   std::map<std::string, std::string> identity() const override {
     std::string words = settings_.words.empty() ? name(settings_.pooling) : "";

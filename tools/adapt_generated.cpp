@@ -5,8 +5,7 @@
 namespace kvt {
 
 Method set_up_generated(const AdaptOptions& o, Goal& goal) {
-  CausalLm* lm = goal.language_model();
-  require(lm != nullptr, "adapt: --method kvt-generated is for language models; the base is an encoder");
+  Model& model = goal.model();
   KvtOptions options;
   options.size = o.size;
   options.vectors = o.vectors;
@@ -15,13 +14,13 @@ Method set_up_generated(const AdaptOptions& o, Goal& goal) {
   options.extractor = !o.no_extractor;
   options.targets = o.targets;
   options.seed = o.train.seed;
-  std::tie(options.first_layer, options.last_layer) = blocks_of(o, *lm);
+  std::tie(options.first_layer, options.last_layer) = blocks_of(o, model);
 
   const auto states = std::make_shared<std::vector<Tensor>>();
-  if (options.extractor) *states = knowledge_states(*lm, goal.texts(), o.texts, o.knowledge_layer);
-  const auto set = std::make_shared<KvtSet>(attach_kvt(*lm, options));
+  if (options.extractor) *states = goal.knowledge_states(o.texts, o.knowledge_layer);
+  const auto set = std::make_shared<KvtSet>(attach_kvt(model, options));
   Method method;
-  method.made = std::make_shared<KvtLm>(std::shared_ptr<CausalLm>(lm, [](CausalLm*) {}), set->kvt);
+  if (CausalLm* lm = goal.language_model()) method.made = std::make_shared<KvtLm>(std::shared_ptr<CausalLm>(lm, [](CausalLm*) {}), set->kvt);
   std::optional<Fusion> fusion;
   if (o.fuse != "none") fusion = Fusion{Fusion::Form::residual, o.fuse == "auto" ? 0.7f : std::stof(o.fuse)};
   const auto task = [&](Goal::Part part) {
@@ -32,9 +31,9 @@ Method set_up_generated(const AdaptOptions& o, Goal& goal) {
   method.trained = trained_tensors(*set);
   for (const Trained& t : goal.head()) method.trained.push_back(t);
   const DType type = out_type(o);
-  method.result = [=, &goal] {
+  method.result = [=, &goal, &model] {
     fill_bank(*set, *states);
-    Gguf file = kvt_file(*set, lm->architecture(), goal.base, type);
+    Gguf file = kvt_file(*set, model.architecture(), goal.base, type);
     goal.store(file);
     return file;
   };

@@ -1,5 +1,6 @@
 // kvt adapt --task language: next tokens of a text, or of the completions of pairs.
 #include "engine/fingerprint.h"
+#include "engine/kvt_adapter.h"
 #include "tools/adapt.h"
 #include "tools/commands.h"
 #include "tools/training_data.h"
@@ -36,6 +37,7 @@ class LanguageGoal : public Goal {
     return std::make_unique<OwningTask>(model, examples(part));
   }
   const Examples& texts() const override { return data_; }
+  std::vector<Tensor> knowledge_states(int64_t texts, int64_t layer) const override { return kvt::knowledge_states(*loaded_.model, data_, texts, layer); }
   uint64_t fingerprint(Part part) const override { return part == Part::validation && !validation_ ? 0 : examples(part).fingerprint(); }
 
   void print(Report& report) const override {

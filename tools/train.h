@@ -2,6 +2,7 @@
 #pragma once
 #include "engine/adapter.h"
 #include "engine/checkpoint.h"
+#include "engine/kvt_adapter.h"
 #include "engine/rounds.h"
 #include "tools/train_config.h"
 #include "tools/training_report.h"
@@ -26,6 +27,7 @@ struct TrainJob {
   std::map<std::string, std::string> identity;      // what decides the result, beside the options: for resuming
   std::function<Gguf(Report&)> result;  // the model file once training is over
   Linear* head = nullptr;               // of a classifier
+  std::function<std::vector<Tensor>(int64_t n, int64_t layer)> knowledge_states;      // of the first n examples, [T, C] each, behind block `layer` (engine/kvt_adapter.h)
   std::function<std::vector<FusionLoss>()> fusion_losses;      // of a classifier with validation data: its scores fused with its base's (engine/fusion.h)
 };
 
@@ -36,6 +38,8 @@ struct TrainJob {
 //   ia3                      (engine/ia3.h)
 //   lora-xs, kvt             {"rank", "alpha", "init"} and {"core", "k", "rounds", "eta", "init", "refine", "refine_rank"}, with "targets" (engine/rounds.h);
 //                            need validation data. "mean_rank" and "out_type": how the result is stored (engine/compress.h)
+//   kvt-generated            {"levels": ["concept", "sentence", "word"], "size", "vectors", "knowledge_layer", "texts", "extractor", "mu", "targets"}: of images,
+//                            whose words are patches (engine/kvt_adapter.h)
 // "learn_validation": true has validation data learned as well, so that they choose nothing: of kvt (engine/rounds.h) and of what is not in rounds.
 // All but the first two: "head": true trains the class head as well, "fuse": "auto" fuses with the base as validation says, "drop": N leaves the
 // first N blocks alone (adapterdrop: 5/12 of them).
@@ -46,6 +50,9 @@ struct TrainMethod {
   int64_t drop = -1;
   LoraOptions lora;
   RoundsOptions rounds;
+  KvtOptions generated;
+  int64_t knowledge_layer = -1, texts = 16;
+  float mu = 1e-3f;
 };
 TrainMethod read_method(Config config, const TrainOptions& options);
 // The job's title, tasks, options and identity are set; the rest follows from the method.

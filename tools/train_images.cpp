@@ -130,6 +130,15 @@ void train_images(Config& config, const TrainPaths& paths) {
                   {"heads", whole(shape.heads)}, {"head_size", whole(shape.head_size)}, {"hidden", whole(shape.hidden)}, {"patch_size", whole(shape.patch_size)},
                   {"pooling", shape.cls_token ? "cls" : "mean"}, {"activation", whole(int64_t(shape.activation))}};
   job.head = &model.output;
+  job.knowledge_states = [&](int64_t n, int64_t layer) {
+    const Tape::Pause inference;
+    std::vector<Tensor> states;
+    for (int64_t i = 0; i < std::min(n, images.count()); ++i) {
+      const Tensor h = model.output_norm(model.hidden(image_batch(images, std::array{i}, normalisation, {}, nullptr), {}, layer));
+      states.push_back(h.view({h.dim(1), h.dim(2)}));
+    }
+    return states;
+  };
   if (judge)
     job.fusion_losses = [&] {
       return fusion_losses(validation.labels, 32, [&](std::span<const int64_t> indices) {

@@ -16,10 +16,10 @@ namespace kvt {
 static bool in_rounds(const TrainMethod& m) { return m.name == "kvt" || m.name == "lora-xs"; }
 
 TrainMethod read_method(Config c, const TrainOptions& options) {
-  static constexpr const char* names[] = {"full", "probe", "lora", "adapterdrop", "lora-xs", "ia3", "kvt"};
+  static constexpr const char* names[] = {"full", "probe", "lora", "adapterdrop", "lora-xs", "ia3", "kvt", "kvt-generated"};
   TrainMethod m;
   m.name = c.text("name", m.name);
-  if (std::find(std::begin(names), std::end(names), m.name) == std::end(names)) c.bad("name", "expected full, probe, lora, adapterdrop, lora-xs, ia3 or kvt");
+  if (std::find(std::begin(names), std::end(names), m.name) == std::end(names)) c.bad("name", "expected full, probe, lora, adapterdrop, lora-xs, ia3, kvt or kvt-generated");
   const bool kvt = m.name == "kvt", low_rank = m.name == "lora" || m.name == "adapterdrop" || m.name == "lora-xs";
   if (low_rank) {
     m.lora.rank = c.count("rank", 1, 4096, m.lora.rank);
@@ -38,6 +38,15 @@ TrainMethod read_method(Config c, const TrainOptions& options) {
     m.rounds.refine = c.count("refine", 1, 1 << 20, 0);
     m.rounds.refine_rank = c.count("refine_rank", 1, 4096, m.rounds.refine_rank);
   }
+  if (m.name == "kvt-generated") {
+    if (c.has("levels")) m.generated.levels = c.texts("levels");
+    m.generated.size = c.count("size", 1, 4096, 0);
+    m.generated.vectors = c.count("vectors", 1, 4096, 0);
+    m.generated.extractor = c.flag("extractor", true);
+    m.knowledge_layer = c.count("knowledge_layer", 0, 1024, -1);
+    m.texts = c.count("texts", 1, 1 << 20, m.texts);
+    m.mu = float(c.real("mu", 0, 1e6, double(m.mu)));
+  }
   if (m.name != "lora-xs") m.learn_validation = m.rounds.learn_validation = c.flag("learn_validation", false);
   if (in_rounds(m)) {
     m.rounds.basis = basis(c.text("init", kvt ? "gradient-svd" : "weight-svd"));
@@ -54,7 +63,8 @@ TrainMethod read_method(Config c, const TrainOptions& options) {
     m.drop = c.count("drop", 0, 1024, -1);
     if (m.name != "ia3" && c.has("targets")) m.lora.targets = c.texts("targets");
   }
-  m.lora.seed = m.rounds.extract.seed = options.seed;
+  m.lora.seed = m.rounds.extract.seed = m.generated.seed = options.seed;
+  m.generated.targets = m.lora.targets;
   m.rounds.train = options;
   c.finish();
   return m;
@@ -143,12 +153,33 @@ void run_method(TrainJob job, const TrainMethod& method, Model& model, const Ggu
     return run_job(job, paths);
   }
   std::function<Gguf()> adapter;
+  KvtSet cores;                                             // of kvt-generated, and what knowledge is extracted from
+  std::vector<Tensor> states;
+  std::optional<KvtTask> task, validation;
   if (method.name == "probe") {
     adapter = [&model, id] { return new_adapter("head", model.architecture(), id); };
   } else if (method.name == "ia3") {
     const Ia3Set set = attach_ia3(model, first);
     job.trained = trained_factors(set);
     adapter = [set, &model, id] { return ia3_file(set, model.architecture(), id); };
+  } else if (method.name == "kvt-generated") {
+    require(bool(job.knowledge_states), "train: a model of architecture '", model.architecture(), "' has no generated cores");
+    KvtOptions options = method.generated;
+    options.first_layer = first;
+    if (options.extractor) states = job.knowledge_states(method.texts, method.knowledge_layer);
+    cores = attach_kvt(model, options);
+    const auto of = [](const Task* t) { return std::shared_ptr<const Task>(t, [](const Task*) {}); };
+    job.task = &task.emplace(of(job.task), cores, states, true, method.mu);
+    if (job.validation) job.validation = &validation.emplace(of(job.validation), cores, states, false, method.mu);
+    job.trained = trained_tensors(cores);
+    for (const std::string& level : options.levels) job.identity["levels"] += level + " ";
+    job.identity["cores"] = std::to_string(cores.kvt->config().size) + " " + std::to_string(cores.kvt->config().vectors) + " " + std::to_string(states.size()) + " " +
+                            std::to_string(method.knowledge_layer) + " " + std::to_string(method.mu);
+    for (const auto& layer : cores.layers) job.identity["targets"] += layer.name + " ";
+    adapter = [&cores, &states, &model, id] {
+      fill_bank(cores, states);
+      return kvt_file(cores, model.architecture(), id, DType::F32);
+    };
   } else {
     LoraOptions options = method.lora;
     options.first_layer = first;
