@@ -42,6 +42,8 @@ Gguf bank_with(const Gguf* bank, const std::string& name, const Gguf& adapter, c
   const bool spelled = !name.empty() && name.size() <= 16 && std::all_of(name.begin(), name.end(), [](unsigned char c) { return std::isalnum(c) || c == '-' || c == '_'; });
   require(spelled, "bank: '", name, "' is no name of a domain: 1 to 16 letters, digits, - and _");
   require(adapter.string("adapter.type", "") == "lora", adapter.path(), ": a bank takes LoRA adapters, this is '", adapter.string("adapter.type", ""), "'");
+  for (const Gguf::Entry& e : adapter.tensors())
+    require(!e.name.starts_with("output."), adapter.path(), ": tensor '", e.name, "' adapts the output matrix, which sees no choice of a domain");
   std::vector<Domain> domains;
   if (bank) {
     domains = bank_domains(*bank);

@@ -137,6 +137,7 @@ TEST_CASE("bank files: written, read, and refused with names") {
   CHECK(error_of([&] { bank_without(law, "bio"); }) == ": there is no domain 'bio'");
   CHECK(error_of([&] { bank_without(law, "law"); }) == ": 'law' is the only domain; a bank keeps at least one");
   CHECK(error_of([&] { bank_domains(adapter(1)); }) == ": not a bank of domains");
+  CHECK(error_of([&] { bank_with(nullptr, "x", adapter(3, {"output"}), center({3})); }) == ": tensor 'output.weight.lora_a' adapts the output matrix, which sees no choice of a domain");
   CHECK(error_of([&] { bank_with(nullptr, "x", law, center({3})); }) == ": a bank takes LoRA adapters, this is 'kvt-bank'");
   Gguf elsewhere = adapter(2);
   elsewhere.set("kvt.base.fingerprint", std::string("0123"));
