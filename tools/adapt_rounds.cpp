@@ -155,11 +155,12 @@ void adapt_in_rounds(const AdaptOptions& o, Goal& goal, Report& report) {
     report.event({{"event", "interrupted"}, {"round", state.rounds()}, {"checkpoint", o.checkpoint}});
     throw Interrupted();
   }
-  if (state.rounds() == 0) report.nothing(o.method, state.losses[0]);
-  compress(report, o, options, *held_out, state);
-  Gguf result = rounds_file(state, options.core, architecture, base, out_type(o));
+  const bool gained = state.rounds() > 0;                    // else a head that was fitted is all there is
+  if (!gained && goal.head().empty()) report.nothing(o.method, state.losses[0]);
+  if (gained) compress(report, o, options, *held_out, state);
+  Gguf result = gained ? rounds_file(state, options.core, architecture, base, out_type(o)) : new_adapter("head", architecture, base);
   goal.store(result);
-  store_fusion(report, o, goal, nullptr, result);
+  if (gained) store_fusion(report, o, goal, nullptr, result);
   result.write(o.out);
   std::error_code ignored;
   std::filesystem::remove(o.checkpoint, ignored);            // of no further use: the run it belongs to is over
