@@ -68,6 +68,16 @@ with tempfile.TemporaryDirectory() as name:
     table = (folder / "out/table.md").read_text()
     check(all(m["name"] in table for m in methods) and (folder / "out/plot.svg").read_text().startswith("<svg"), "table and plot", table[:400])
 
+    # Of a classifier the head that was fitted stays, where rounds gain nothing
+    lines = [f"{label}\tThe {word} is {i}" for i in range(12) for label, word in (("a", "pump"), ("b", "valve"))]
+    (folder / "labelled.tsv").write_text("\n".join(lines) + "\n")
+    model = ["-m", folder / "tiny.gguf"]
+    adapt = subprocess.run([kvt, "adapt", *model, "--task", "classify", "--method", "kvt", "--eta", "1000", "--rounds", "1", "--data", folder / "labelled.tsv", "--valid",
+                            folder / "labelled.tsv", "-o", folder / "head.gguf"], capture_output=True, text=True, timeout=600)
+    judged = subprocess.run([kvt, "eval", *model, "--adapter", folder / "head.gguf", "--labelled", folder / "labelled.tsv", "--json"], capture_output=True, text=True, timeout=600)
+    check(adapt.returncode == 0 and "in 0 rounds" in adapt.stderr + adapt.stdout and judged.returncode == 0 and json.loads(judged.stdout)["right"] > 12, "a head alone is kept",
+          adapt.stderr[-300:] + adapt.stdout[-300:] + judged.stderr + judged.stdout)
+
     methods[0]["args"] += ["--rank", "no"]
     (folder / "e.json").write_text(json.dumps({**settings, "sizes": [1025]}))
     wrong = experiment(folder)
