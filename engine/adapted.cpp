@@ -27,7 +27,6 @@ Attached attach(Model& model, const AdapterUse& use, const std::string& base, bo
     for (const auto& layer : set.layers) a.adapters.push_back(layer.factors);
     a.fusion = set.fusion;
   } else if (kind == "kvt") {
-    require(!model.adapter_pass, file.path(), ": the second adapter whose cores depend on the input; one at a time");
     const KvtSet set = load_kvt(model, file, use.scale, base, any_base);
     for (const auto& layer : set.layers) a.adapters.push_back(layer.attached);
     a.fusion = set.fusion;

@@ -37,9 +37,11 @@ static std::vector<std::string> split(const std::string& text) {
   return parts;
 }
 
-// An encoder makes the cores of its passes itself.
-static void made_by(Model& model, const std::shared_ptr<Kvt>& kvt) {
-  if (!dynamic_cast<CausalLm*>(&model)) make_cores(model, kvt);
+// An encoder makes the cores of its passes itself. To be called before a layer changes.
+static void bind_cores(Model& model, const std::shared_ptr<Kvt>& kvt, const std::string& source) {
+  if (dynamic_cast<CausalLm*>(&model)) return;
+  require(!model.adapter_pass, source, ": the second adapter whose cores depend on the input; one at a time");
+  make_cores(model, kvt);
 }
 
 KvtSet attach_kvt(Model& model, const KvtOptions& o) {
@@ -63,8 +65,8 @@ KvtSet attach_kvt(Model& model, const KvtOptions& o) {
     const auto core = GeneratedCore::init(set.kvt, int64_t(set.layers.size()), w[1], w[0], o.scale, rng);
     set.layers.push_back({name, core, core});
   }
+  bind_cores(model, set.kvt, "kvt");
   for (size_t i = 0; i < targets.size(); ++i) targets[i].linear->adapters.push_back(set.layers[i].core);
-  made_by(model, set.kvt);
   return set;
 }
 
@@ -200,8 +202,8 @@ KvtSet load_kvt(Model& model, const Gguf& file, float scale, const std::string& 
   }
   freeze(frozen);
   set.fusion = read_fusion(file);
+  if (c.per_token()) bind_cores(model, set.kvt, path);
   for (const auto& layer : set.layers) linears.at(layer.name)->adapters.push_back(layer.attached);
-  if (c.per_token()) made_by(model, set.kvt);
   return set;
 }
 

@@ -318,6 +318,11 @@ TEST_CASE("BERT makes its cores itself: texts are read as alone, gradients, fusi
   attach_adapters(*other, {{&file}}, id);
   CHECK(max_relative_error(vectors(*other).values(), both.values()) < 2e-3);                  // frozen factors have 16 bits
   CHECK_THROWS_WITH(attach_adapters(*other, {{&file}}, id), ": the second adapter whose cores depend on the input; one at a time");
+  CHECK_THROWS_WITH(attach_kvt(*other, {}), "kvt: the second adapter whose cores depend on the input; one at a time");
+  CHECK(max_relative_error(vectors(*other).values(), both.values()) < 2e-3);                  // no layer has changed
+  const Gguf constant = kvt_file(attach_kvt(*load_bert(base), {.levels = {"concept"}, .extractor = false}), "bert", id, DType::F32);
+  attach_adapters(*other, {{&constant}}, id);                                                 // that is a LoRA
+  CHECK(max_relative_error(vectors(*other).values(), both.values()) < 2e-3);
 }
 
 TEST_CASE("the ViT makes its cores of patches; knowledge of images, training, files") {

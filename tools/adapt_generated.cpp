@@ -20,7 +20,7 @@ Method set_up_generated(const AdaptOptions& o, Goal& goal) {
   if (options.extractor) *states = goal.knowledge_states(o.texts, o.knowledge_layer);
   const auto set = std::make_shared<KvtSet>(attach_kvt(model, options));
   Method method;
-  if (CausalLm* lm = goal.language_model()) method.made = std::make_shared<KvtLm>(std::shared_ptr<CausalLm>(lm, [](CausalLm*) {}), set->kvt);
+  if (CausalLm* lm = goal.language_model()) method.made = std::make_shared<KvtLm>(unowned(*lm), set->kvt);
   std::optional<Fusion> fusion;
   if (o.fuse != "none") fusion = Fusion{Fusion::Form::residual, o.fuse == "auto" ? 0.7f : std::stof(o.fuse)};
   const auto task = [&](Goal::Part part) {

@@ -9,8 +9,6 @@ namespace kvt {
 
 namespace {
 
-std::shared_ptr<CausalLm> unowned(CausalLm& model) { return {&model, [](CausalLm*) {}}; }
-
 // A task of a model that it keeps alive
 struct OwningTask : CausalTask {
   std::shared_ptr<CausalLm> model;

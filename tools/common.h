@@ -13,6 +13,9 @@
 
 namespace kvt {
 
+// For what wants to share something that its owner keeps.
+template <class T> std::shared_ptr<T> unowned(T& x) { return {&x, [](T*) {}}; }
+
 struct ModelOptions {
   std::string model;
   std::vector<std::string> adapters;      // FILE or FILE:SCALE

@@ -38,7 +38,7 @@ struct TrainJob {
 //   ia3                      (engine/ia3.h)
 //   lora-xs, kvt             {"rank", "alpha", "init"} and {"core", "k", "rounds", "eta", "init", "refine", "refine_rank"}, with "targets" (engine/rounds.h);
 //                            need validation data. "mean_rank" and "out_type": how the result is stored (engine/compress.h)
-//   kvt-generated            {"levels": ["concept", "sentence", "word"], "size", "vectors", "knowledge_layer", "texts", "extractor", "mu", "targets"}: of images,
+//   kvt-generated            {"levels": ["concept", "sentence", "word"], "size", "vectors", "knowledge_layer", "texts", "extractor", "mu", "targets"}, levels "none" = the constant core: of images,
 //                            whose words are patches (engine/kvt_adapter.h)
 // "learn_validation": true has validation data learned as well, so that they choose nothing: of kvt (engine/rounds.h) and of what is not in rounds.
 // All but the first two: "head": true trains the class head as well, "fuse": "auto" fuses with the base as validation says, "drop": N leaves the

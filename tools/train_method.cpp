@@ -40,6 +40,7 @@ TrainMethod read_method(Config c, const TrainOptions& options) {
   }
   if (m.name == "kvt-generated") {
     if (c.has("levels")) m.generated.levels = c.texts("levels");
+    if (m.generated.levels == std::vector<std::string>{"none"}) m.generated.levels.clear();
     m.generated.size = c.count("size", 1, 4096, 0);
     m.generated.vectors = c.count("vectors", 1, 4096, 0);
     m.generated.extractor = c.flag("extractor", true);
@@ -168,9 +169,8 @@ void run_method(TrainJob job, const TrainMethod& method, Model& model, const Ggu
     options.first_layer = first;
     if (options.extractor) states = job.knowledge_states(method.texts, method.knowledge_layer);
     cores = attach_kvt(model, options);
-    const auto of = [](const Task* t) { return std::shared_ptr<const Task>(t, [](const Task*) {}); };
-    job.task = &task.emplace(of(job.task), cores, states, true, method.mu);
-    if (job.validation) job.validation = &validation.emplace(of(job.validation), cores, states, false, method.mu);
+    job.task = &task.emplace(unowned(*job.task), cores, states, true, method.mu);
+    if (job.validation) job.validation = &validation.emplace(unowned(*job.validation), cores, states, false, method.mu);
     job.trained = trained_tensors(cores);
     for (const std::string& level : options.levels) job.identity["levels"] += level + " ";
     job.identity["cores"] = std::to_string(cores.kvt->config().size) + " " + std::to_string(cores.kvt->config().vectors) + " " + std::to_string(states.size()) + " " +
