@@ -27,6 +27,9 @@ static std::string join(const KvtConfig& c) {
   return text;
 }
 
+// What lies outside has inputs that are no tokens, or scores for outputs.
+static bool in_blocks(const std::string& layer) { return layer.starts_with("blk.") || layer.find(".blk.") != std::string::npos; }
+
 static std::vector<std::string> split(const std::string& text) {
   std::vector<std::string> parts;
   for (size_t at = 0; at < text.size();) {
@@ -37,7 +40,7 @@ static std::vector<std::string> split(const std::string& text) {
   return parts;
 }
 
-// An encoder makes the cores of its passes itself. To be called before a layer changes.
+// All but language models make the cores of their passes themselves. To be called before a layer changes.
 static void bind_cores(Model& model, const std::shared_ptr<Kvt>& kvt, const std::string& source) {
   if (dynamic_cast<CausalLm*>(&model)) return;
   require(!model.adapter_pass, source, ": the second adapter whose cores depend on the input; one at a time");
@@ -46,7 +49,7 @@ static void bind_cores(Model& model, const std::shared_ptr<Kvt>& kvt, const std:
 
 KvtSet attach_kvt(Model& model, const KvtOptions& o) {
   const std::vector<TargetLayer> targets = target_layers(model, o.targets, o.first_layer, o.last_layer);
-  for (const TargetLayer& target : targets) require(target.name.starts_with("blk."), "kvt: layer '", target.name, "' is outside of the blocks");
+  for (const TargetLayer& target : targets) require(in_blocks(target.name), "kvt: layer '", target.name, "' is outside of the blocks");
   const int64_t C = model.channels(), size = o.size > 0 ? o.size : KnowledgeConfig::for_channels(C).size;
   KvtConfig c = with_levels({}, o.levels, "kvt");
   c.channels = C, c.size = size, c.vectors = o.vectors > 0 ? o.vectors : size, c.columns = o.columns > 0 ? o.columns : size;
@@ -86,24 +89,38 @@ TrainedSet trained_tensors(const KvtSet& set) {
   return trained;
 }
 
-// states(tokens): [1, T, C]
-template <class F> static std::vector<Tensor> states_of(const Model& model, const Examples& data, int64_t texts, int64_t layer, F&& states) {
+// states(i): of example i, [1, T, C]
+template <class F> static std::vector<Tensor> states_of(const Model& model, const auto& data, int64_t texts, int64_t layer, F&& states) {
   require(layer >= -1 && layer <= model.layers(), "kvt: hidden states behind block ", layer, " of ", model.layers());
   const Tape::Pause inference;
   std::vector<Tensor> all;
   for (int64_t i = 0; i < std::min(texts, data.size()); ++i) {
-    const Tensor h = states(data[i].tokens);
+    const Tensor h = states(i);
     all.push_back(h.view({h.dim(1), h.dim(2)}));
   }
   return all;
 }
 
 std::vector<Tensor> knowledge_states(const CausalLm& model, const Examples& data, int64_t texts, int64_t layer) {
-  return states_of(model, data, texts, layer, [&](const Ids& tokens) { return model.hidden(tokens, 1, int64_t(tokens.size()), {.blocks = layer}); });
+  return states_of(model, data, texts, layer, [&](int64_t i) {
+    const Ids& tokens = data[i].tokens;
+    return model.hidden(tokens, 1, int64_t(tokens.size()), {.blocks = layer});
+  });
 }
 
 std::vector<Tensor> knowledge_states(const Bert& model, const Examples& data, int64_t texts, int64_t layer) {
-  return states_of(model, data, texts, layer, [&](const Ids& tokens) { return model.hidden(tokens, {int32_t(tokens.size())}, int64_t(tokens.size()), layer); });
+  return states_of(model, data, texts, layer, [&](int64_t i) {
+    const Ids& tokens = data[i].tokens;
+    return model.hidden(tokens, {int32_t(tokens.size())}, int64_t(tokens.size()), layer);
+  });
+}
+
+std::vector<Tensor> knowledge_states(const Seq2Seq& model, const SentencePairs& pairs, int64_t texts, int64_t layer) {
+  require(layer <= model.config().encoder_layers, "kvt: hidden states behind block ", layer, " of an encoder of ", model.config().encoder_layers);
+  return states_of(model, pairs, texts, layer, [&](int64_t i) {
+    const Ids& source = pairs.source(i);
+    return model.encode(source, std::vector{int32_t(source.size())}, int64_t(source.size()), nullptr, layer).states;
+  });
 }
 
 void fill_bank(const KvtSet& set, const std::vector<Tensor>& states) {
@@ -187,7 +204,7 @@ KvtSet load_kvt(Model& model, const Gguf& file, float scale, const std::string& 
 
   std::vector<LowRankAdapter*> frozen;
   for (const std::string& name : names) {
-    require(linears.contains(name) && name.starts_with("blk."), path, ": the base has no linear layer '", name, "' in its blocks");
+    require(linears.contains(name) && in_blocks(name), path, ": the base has no linear layer '", name, "' in its blocks");
     const auto core = std::make_shared<GeneratedCore>();
     core->kvt = set.kvt, core->layer = int64_t(set.layers.size()), core->scale = s * scale;
     core->a = matrix(name + suffix_a);

@@ -11,6 +11,7 @@
 #include <optional>
 
 #include "engine/gguf.h"
+#include "engine/sentence_pairs.h"
 #include "engine/train.h"
 #include "models/bert.h"
 #include "models/fusion.h"
@@ -41,7 +42,7 @@ struct KvtSet {
   std::optional<Fusion> fusion;
 };
 
-// Gives the targeted layers of `model` cores of one new Kvt. Run a language model through KvtLm, an encoder makes them itself. Throws for a level or target there is none of.
+// Gives the targeted layers of `model` cores of one new Kvt. Run a language model through KvtLm, others make them themselves. Throws for a level or target there is none of.
 KvtSet attach_kvt(Model& model, const KvtOptions& options);
 TrainedSet trained_tensors(const KvtSet& set);
 
@@ -49,6 +50,7 @@ TrainedSet trained_tensors(const KvtSet& set);
 // attach_kvt). `layer` = l counts blocks, −1 = all; the states pass the model's last norm, so that their size does not grow with l.
 std::vector<Tensor> knowledge_states(const CausalLm& model, const Examples& data, int64_t texts, int64_t layer = -1);
 std::vector<Tensor> knowledge_states(const Bert& model, const Examples& data, int64_t texts, int64_t layer = -1);
+std::vector<Tensor> knowledge_states(const Seq2Seq& model, const SentencePairs& pairs, int64_t texts, int64_t layer = -1);      // of the sources, in the encoder
 
 // Puts K of all `states` in the bank of `set`, with the extractor as for inference: the bank that is stored.
 void fill_bank(const KvtSet& set, const std::vector<Tensor>& states);
@@ -76,7 +78,7 @@ class KvtTask : public Task {
 // The file's contents; `type` of A, B and the MLP's matrices F32 or F16.
 Gguf kvt_file(const KvtSet& set, const std::string& architecture, const std::string& base, DType type);
 // Attaches the adapter of `file`, its B times `scale`: cores that depend on no input as plain LoRA (`kvt` is then of no use), else to be
-// run through KvtLm, but for encoders. Throws an Error naming file and tensor for what does not fit, and for another
+// run through KvtLm if it is a language model. Throws an Error naming file and tensor for what does not fit, and for another
 // architecture or base unless `any_base`; no layer has changed then.
 KvtSet load_kvt(Model& model, const Gguf& file, float scale, const std::string& base, bool any_base = false);
 

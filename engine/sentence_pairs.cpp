@@ -60,8 +60,8 @@ Tensor TranslationTask::loss(std::span<const int64_t> indices, const Pass& pass)
   for (const Ids& ids : inputs) input_rows.push_back(&ids);
   for (const Ids& ids : labels) label_rows.push_back(&ids);
   const Rows source = fill_rows(source_rows, 0), input = fill_rows(input_rows, end_), label = fill_rows(label_rows, ignored_label);
-  const Tensor memory = model_.encode(source.ids, source.lengths, source.T, pass.random);
-  const Tensor hidden = model_.decode(input.ids, input.T, memory, source.lengths, pass.random);
+  const Memory memory = model_.encode(source.ids, source.lengths, source.T, pass.random);
+  const Tensor hidden = model_.decode(input.ids, input.T, memory, pass.random);
   return model_.loss(hidden, label.ids, pass.random ? smoothing_ : 0.f);
 }
 

@@ -110,7 +110,7 @@ std::vector<Translation> translate(const Seq2Seq& model, std::span<const Ids> so
     std::vector<const Ids*> rows;
     for (size_t i : chosen) rows.push_back(&sources[i]);
     const Rows in = fill_rows(rows, 0);
-    const Tensor memory = model.encode(in.ids, in.lengths, in.T);
+    const Memory memory = model.encode(in.ids, in.lengths, in.T);
 
     std::vector<Search> searches;
     int64_t most = 0;
@@ -119,7 +119,7 @@ std::vector<Translation> translate(const Seq2Seq& model, std::span<const Ids> so
       searches.emplace_back(options, end, limit);
       most = std::max(most, limit);
     }
-    DecoderCache cache = model.start(memory, in.lengths, beam, most);
+    DecoderCache cache = model.start(memory, beam, most);
     std::vector<int64_t> from(size_t(cache.rows()));
     Ids last(from.size(), start);
     Arena arena;

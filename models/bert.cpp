@@ -30,7 +30,7 @@ Tensor Bert::hidden(std::span<const int32_t> ids, const std::vector<int32_t>& le
   const std::vector<int32_t> first_segment(ids.size(), 0);
 
   const Tensor tokens = token_embd(ids, {B, T});
-  const AdapterPass::Scope made = pass_with(tokens, lengths);
+  const AdapterPass::Scope made(pass_with(tokens, lengths));
   Tensor x = token_embd_norm(tokens + position_embd(positions, {B, T}) + token_types(first_segment, {B, T}));
   for (int64_t i = 0; i < (blocks < 0 ? layers() : blocks); ++i) x = blk[size_t(i)](x, lengths);
   return x;

@@ -68,7 +68,7 @@ Tensor Kvt::lanes(const Tensor& phi) {
   return y;
 }
 
-Tensor Kvt::hidden(const KvtInput& in) const {
+Tensor Kvt::hidden(const KvtInput& in, Tensor* sentence) const {
   const KvtConfig& c = config_;
   Tensor phi;
   if (c.per_token()) {
@@ -76,7 +76,10 @@ Tensor Kvt::hidden(const KvtInput& in) const {
             in.embedding ? in.embedding.shape() : Shape{}, ", expected [B, T, ", c.channels, "]");
     const int64_t B = in.embedding.dim(0), T = in.embedding.dim(1), k = c.size;
     const Tensor emb = rms_norm(in.embedding, Tensor::filled({c.channels}, 1.f), 1e-6f), query = alpha(emb);
-    if (c.sentence_level) {
+    if (c.sentence_level && in.sentence) {
+      require(in.sentence.shape() == Shape{B, 1, c.hidden}, "kvt: embeddings ", in.embedding.shape(), " of translations of ", in.sentence.dim(0), " sentences");
+      phi = in.sentence;
+    } else if (c.sentence_level) {
       Tensor before;
       int64_t count = 0;
       if (in.cache && in.cache->length() > 0) {
@@ -88,6 +91,7 @@ Tensor Kvt::hidden(const KvtInput& in) const {
       if (in.cache) std::copy_n(mean_query.data(), T * k, in.cache->notes().data() + count * k);
       phi = level(1, mean_query);
     }
+    if (sentence) *sentence = phi;
     if (c.word_level) {
       const Tensor word = level(2, query);
       if (phi && phi.dim(1) != T) phi = matmul(Tensor::filled({B, T, 1}, 1.f), phi);
@@ -104,15 +108,15 @@ Tensor Kvt::hidden(const KvtInput& in) const {
 
 AdapterPass Kvt::pass(const KvtInput& input) const {
   AdapterPass pass = AdapterPass::current();
-  pass.made = hidden(input);
+  pass.made = hidden(input, &pass.sentence);
   if (!Tape::current()) pass.lanes = lanes(pass.made);
   pass.maker = this;
   return pass;
 }
 
-void make_cores(Model& encoder, std::shared_ptr<const Kvt> kvt) {
-  encoder.adapter_pass = [kvt = std::move(kvt)](const Tensor& embeddings, const std::vector<int32_t>& lengths) {
-    return kvt->pass({.embedding = embeddings, .causal = false, .lengths = lengths});
+void make_cores(Model& model, std::shared_ptr<const Kvt> kvt) {
+  model.adapter_pass = [kvt = std::move(kvt)](const Tensor& embeddings, const std::vector<int32_t>& lengths, const AdapterPass* source) {
+    return kvt->pass({.embedding = embeddings, .causal = false, .lengths = lengths, .sentence = source ? source->sentence : Tensor()});
   };
 }
 

@@ -7,8 +7,8 @@
 //   y'_i = y_i + s B (C_i (A x_i))                         A [t, in], B [out, k]
 //
 // Levels, each with a learned gate g:   concept    emb = 0: the bank alone, one core for all inputs
-//                                       sentence   emb = the mean of the token embeddings: of the whole text, or for language
-//                                                  models of the tokens up to the one that is read
+//                                       sentence   emb = the mean of the token embeddings: of the whole text, for language models of
+//                                                  the tokens up to the one that is read, for translations of the source
 //                                       word       emb = the token's own embedding
 // Embeddings are scaled to a mean square of 1. Scoring [K_j ; emb_i] by one vector would not do: emb_i adds the same to every
 // j, which the softmax cancels; hence the product of the two.
@@ -34,6 +34,7 @@ struct KvtInput {
   Tensor embedding;                            // [B, T, C], or none where no level needs it
   bool causal = true;
   std::vector<int32_t> lengths = {};           // not causal: the tokens that row b has; all, if empty
+  Tensor sentence = {};                        // of a decoder: the sentence level's φ of the sources, [B, 1, h] (AdapterPass::sentence)
   KvCache* cache = nullptr;                    // B = 1: notes of the tokens before are there, those of these tokens join them
 };
 
@@ -54,7 +55,8 @@ class Kvt {
     f("mlp_down", mlp_down);
   }
   // φ of all inputs [N, h]: N = B T where tokens differ (the word level, the causal sentence level), B where texts do, else 1. None for the constant core.
-  Tensor hidden(const KvtInput& input) const;
+  // `sentence` (or null) gets the sentence level's part of it, if there is that level.
+  Tensor hidden(const KvtInput& input, Tensor* sentence = nullptr) const;
   // What adapters need to know in a pass with these inputs.
   AdapterPass pass(const KvtInput& input) const;
   // One layer's cores [N, k · t] of φ, or the constant one, [1, k · t].
@@ -92,8 +94,8 @@ Tensor core_product(const Tensor& cores, int64_t k, const Tensor& h);
 // y_t = (before + Σ_{s ≤ t} x_s) / (count + t + 1),  x [B, T, k], before [k] or none
 Tensor prefix_mean(const Tensor& x, const Tensor& before = {}, int64_t count = 0);
 
-// Has an encoder whose layers bear GeneratedCore adapters of `kvt` make their cores in each pass.
-void make_cores(Model& encoder, std::shared_ptr<const Kvt> kvt);
+// Has a model that is no language model, and whose layers bear GeneratedCore adapters of `kvt`, make their cores in each pass.
+void make_cores(Model& model, std::shared_ptr<const Kvt> kvt);
 
 // A language model whose layers bear GeneratedCore adapters of `kvt`: it makes the cores and runs the model with them.
 class KvtLm : public CausalLm {

@@ -27,6 +27,7 @@ struct AdapterPass {
   Rows rows = Rows::adapted;
   Tensor made;                 // of the inputs of this pass by `maker`: what cores are generated from (models/kvt.h), or choices (models/bank.h)
   Tensor lanes;                // the same as LowRankCores want it, for inference
+  Tensor sentence;             // of a pass over source sentences, what their translations are to know of each (models/kvt.h)
   const void* maker = nullptr;
 
   static const AdapterPass& current();

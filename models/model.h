@@ -16,13 +16,14 @@ class Model {
   virtual void each_parameter(const std::function<void(const std::string& name, Parameter&)>& f) = 0;
   virtual void each_linear(const std::function<void(const std::string& name, Linear&)>& f) = 0;   // "blk.0.attn_q"
 
-  // Of an encoder whose adapters are made from its inputs (models/kvt.h): what they know in a pass with these embeddings [B, T, C], of which
-  // row b has the first lengths[b] (all, if empty). Language models are wrapped in place of that (KvtLm), since their tokens come one by one.
-  std::function<AdapterPass(const Tensor& embeddings, const std::vector<int32_t>& lengths)> adapter_pass;
+  // Of an encoder, or an encoder and decoder, whose adapters are made from its inputs (models/kvt.h): what they know in a pass with these embeddings
+  // [B, T, C], of which row b has the first lengths[b] (all, if empty); a decoder's are of B translations of the sentences of the pass `source`.
+  // Language models are wrapped in place of that (KvtLm), since what they know of earlier tokens lies in their cache.
+  std::function<AdapterPass(const Tensor& embeddings, const std::vector<int32_t>& lengths, const AdapterPass* source)> adapter_pass;
 
  protected:
-  AdapterPass::Scope pass_with(const Tensor& embeddings, const std::vector<int32_t>& lengths = {}) const {
-    return AdapterPass::Scope(adapter_pass ? adapter_pass(embeddings, lengths) : AdapterPass::current());
+  AdapterPass pass_with(const Tensor& embeddings, const std::vector<int32_t>& lengths = {}, const AdapterPass* source = nullptr) const {
+    return adapter_pass ? adapter_pass(embeddings, lengths, source) : AdapterPass::current();
   }
 };
 

@@ -67,10 +67,15 @@ DecoderBlock::DecoderBlock(const Seq2SeqConfig& c)
       feed_forward{Linear(c.channels, c.hidden, true), Linear(c.hidden, c.channels, true), c.activation},
       attn_norm(c.channels, c.norm_eps), cross_attn_norm(c.channels, c.norm_eps), ffn_norm(c.channels, c.norm_eps) {}
 
-Tensor DecoderBlock::operator()(const Tensor& x, const Tensor& memory, const AttentionOptions& padding, const Residual& add) const {
-  const AttentionOptions causal{.causal = true};
+MultiHead::KeysValues Memory::keys_values(const MultiHead& cross) const {
+  const AdapterPass::Scope scope(pass);
+  return cross.keys_values(states);
+}
+
+Tensor DecoderBlock::operator()(const Tensor& x, const Memory& memory, const Residual& add) const {
+  const AttentionOptions causal{.causal = true}, padding{.lengths = memory.lengths};
   const Tensor h = add(x, attn_norm, [&](const Tensor& n) { return attention(n, attention.keys_values(n), causal); });
-  const Tensor g = add(h, cross_attn_norm, [&](const Tensor& n) { return cross(n, cross.keys_values(memory), padding); });
+  const Tensor g = add(h, cross_attn_norm, [&](const Tensor& n) { return cross(n, memory.keys_values(cross), padding); });
   return add(g, ffn_norm, feed_forward);
 }
 
@@ -145,31 +150,35 @@ void Seq2Seq::init(Rng& rng) {
 void Seq2Seq::load(const std::map<std::string, Tensor>& tensors, const std::string& source) { load_parameters(*this, tensors, source); }
 
 template <class Block>
-Tensor Seq2Seq::embed(const Stack<Block>& side, const Tensor& matrix, std::span<const int32_t> ids, int64_t T, int64_t first, const Residual& add) const {
-  require(T >= 1 && int64_t(ids.size()) % T == 0, "seq2seq: ", ids.size(), " ids are no rows of ", T);
+Tensor Seq2Seq::placed(const Stack<Block>& side, const Tensor& tokens, int64_t first, const Residual& add) const {
+  const int64_t T = tokens.dim(1);
   require(first + T <= config_.context, "seq2seq: ", first + T, " tokens exceed the context of ", config_.context);
-  const Tensor e = embedding(ids, {int64_t(ids.size()) / T, T}, matrix);
   const Tensor positions = side.learned ? slice(side.position_embd.tensor, 0, first, first + T) : sinusoids(config_, first, T);
-  return add.drop((config_.scale_embedding ? scale(e, std::sqrt(float(config_.channels))) : e) + positions);
+  return add.drop((config_.scale_embedding ? scale(tokens, std::sqrt(float(config_.channels))) : tokens) + positions);
 }
 
-Tensor Seq2Seq::encode(std::span<const int32_t> ids, std::span<const int32_t> lengths, int64_t S, Rng* random) const {
-  require(int64_t(ids.size()) == int64_t(lengths.size()) * S, "seq2seq: ", ids.size(), " ids for ", lengths.size(), " × ", S);
+Memory Seq2Seq::encode(std::span<const int32_t> ids, std::span<const int32_t> lengths, int64_t S, Rng* random, int64_t blocks) const {
+  const auto B = int64_t(lengths.size());
+  require(S >= 1 && int64_t(ids.size()) == B * S, "seq2seq: ", ids.size(), " ids for ", B, " × ", S);
   for (int32_t n : lengths) require(n >= 1 && n <= S, "seq2seq: a sentence of ", n, " tokens among rows of ", S);
   const Residual add = residual(random);
   const AttentionOptions padding{.lengths = {lengths.begin(), lengths.end()}};
-  Tensor x = embed(enc, enc.token_embd.weight, ids, S, 0, add);
-  for (const EncoderBlock& block : enc.blk) x = block(x, padding, add);
-  return enc.final_norm ? enc.output_norm(x) : x;
+  const Tensor tokens = embedding(ids, {B, S}, enc.token_embd.weight);
+  const AdapterPass pass = pass_with(tokens, padding.lengths);
+  const AdapterPass::Scope scope(pass);
+  Tensor x = placed(enc, tokens, 0, add);
+  for (int64_t i = 0; i < (blocks < 0 ? config_.encoder_layers : blocks); ++i) x = enc.blk.at(size_t(i))(x, padding, add);
+  return {enc.final_norm ? enc.output_norm(x) : x, padding.lengths, pass};
 }
 
-Tensor Seq2Seq::decode(std::span<const int32_t> ids, int64_t T, const Tensor& memory, std::span<const int32_t> lengths, Rng* random) const {
-  require(int64_t(ids.size()) == memory.dim(0) * T && int64_t(lengths.size()) == memory.dim(0), "seq2seq: ", ids.size(), " ids and ", lengths.size(),
-          " lengths for ", memory.dim(0), " × ", T);
+Tensor Seq2Seq::decode(std::span<const int32_t> ids, int64_t T, const Memory& memory, Rng* random) const {
+  const int64_t B = memory.states.dim(0);
+  require(T >= 1 && int64_t(ids.size()) == B * T, "seq2seq: ", ids.size(), " ids for ", B, " × ", T);
   const Residual add = residual(random);
-  const AttentionOptions padding{.lengths = {lengths.begin(), lengths.end()}};
-  Tensor x = embed(dec, target_embedding(), ids, T, 0, add);
-  for (const DecoderBlock& block : dec.blk) x = block(x, memory, padding, add);
+  const Tensor tokens = embedding(ids, {B, T}, target_embedding());
+  const AdapterPass::Scope scope(pass_with(tokens, {}, &memory.pass));
+  Tensor x = placed(dec, tokens, 0, add);
+  for (const DecoderBlock& block : dec.blk) x = block(x, memory, add);
   return dec.final_norm ? dec.output_norm(x) : x;
 }
 
@@ -179,15 +188,15 @@ Tensor Seq2Seq::loss(const Tensor& hidden, std::span<const int32_t> targets, flo
   return linear_cross_entropy(hidden, output_matrix(), targets, {.smoothing = smoothing, .bias = output.bias});
 }
 
-DecoderCache Seq2Seq::start(const Tensor& memory, std::span<const int32_t> lengths, int64_t beams, int64_t capacity) const {
+DecoderCache Seq2Seq::start(const Memory& memory, int64_t beams, int64_t capacity) const {
   require(beams >= 1 && capacity >= 1 && capacity <= config_.context, "seq2seq: ", beams, " beams of ", capacity, " tokens; the context is ", config_.context);
-  require(int64_t(lengths.size()) == memory.dim(0), "seq2seq: ", lengths.size(), " lengths for a memory of ", memory.shape());
   DecoderCache cache;
-  cache.lengths_.assign(lengths.begin(), lengths.end());
+  cache.lengths_ = memory.lengths;
+  cache.source_ = memory.pass;
   cache.beams_ = beams;
   cache.capacity_ = capacity;
   const Shape past{cache.rows(), capacity, config_.heads, config_.channels / config_.heads};
-  for (const DecoderBlock& block : dec.blk) cache.layers_.push_back({block.cross.keys_values(memory), {Tensor::zeros(past), Tensor::zeros(past)}});
+  for (const DecoderBlock& block : dec.blk) cache.layers_.push_back({memory.keys_values(block.cross), {Tensor::zeros(past), Tensor::zeros(past)}});
   return cache;
 }
 
@@ -195,7 +204,9 @@ Tensor Seq2Seq::step(std::span<const int32_t> ids, DecoderCache& cache) const {
   require(int64_t(ids.size()) == cache.rows(), "seq2seq: ", ids.size(), " ids for ", cache.rows(), " rows");
   require(cache.length_ < cache.capacity_, "seq2seq: the cache's ", cache.capacity_, " tokens are full");
   const Residual add = residual(nullptr);
-  Tensor x = embed(dec, target_embedding(), ids, 1, cache.length_, add);
+  const Tensor tokens = embedding(ids, {cache.rows(), 1}, target_embedding());
+  const AdapterPass::Scope scope(pass_with(tokens.view({int64_t(cache.lengths_.size()), cache.beams_, tokens.dim(2)}), {}, &cache.source_));      // beams of a sentence lie together
+  Tensor x = placed(dec, tokens, cache.length_, add);
   for (size_t i = 0; i < dec.blk.size(); ++i) x = dec.blk[i].step(x, cache, int64_t(i), add);
   ++cache.length_;
   return logits(dec.final_norm ? dec.output_norm(x) : x).view({cache.rows(), config_.target_vocabulary});

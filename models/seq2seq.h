@@ -85,6 +85,15 @@ struct EncoderBlock {
   }
 };
 
+// A batch of sources as the decoder sees it: the encoder's states [B, S, C], of which row b has the first lengths[b], and what adapters know of its tokens.
+struct Memory {
+  Tensor states;
+  std::vector<int32_t> lengths;
+  AdapterPass pass;
+
+  MultiHead::KeysValues keys_values(const MultiHead& cross) const;
+};
+
 // What decoding remembers: keys and values of the target tokens so far, and of the memory, which are computed once.
 // `beams` rows for each of the B sentences; those of one sentence lie together and share its memory.
 class DecoderCache {
@@ -102,6 +111,7 @@ class DecoderCache {
 
   std::vector<Layer> layers_;
   std::vector<int32_t> lengths_;        // tokens of each sentence of the memory
+  AdapterPass source_;                  // and what adapters know of it
   int64_t beams_ = 1, capacity_ = 0, length_ = 0;
 };
 
@@ -112,7 +122,7 @@ struct DecoderBlock {
 
   DecoderBlock() = default;
   explicit DecoderBlock(const Seq2SeqConfig& c);
-  Tensor operator()(const Tensor& x, const Tensor& memory, const AttentionOptions& padding, const Residual& add) const;
+  Tensor operator()(const Tensor& x, const Memory& memory, const Residual& add) const;
   // One more token a row, x [rows, 1, C].
   Tensor step(const Tensor& x, DecoderCache& cache, int64_t layer, const Residual& add) const;
   template <class F> void fields(F&& f) {
@@ -166,20 +176,21 @@ class Seq2Seq : public Model {
   void each_linear(const std::function<void(const std::string&, Linear&)>& f) override { each<Linear>(*this, f); }
 
   // ids [B, S] row-major, filled up behind lengths[b]; `random` (null: no dropout) draws the dropout.
-  Tensor encode(std::span<const int32_t> ids, std::span<const int32_t> lengths, int64_t S, Rng* random = nullptr) const;    // [B, S, C]
+  // `blocks` of the encoder are run, −1 = all; the last norm is behind them.
+  Memory encode(std::span<const int32_t> ids, std::span<const int32_t> lengths, int64_t S, Rng* random = nullptr, int64_t blocks = -1) const;
   // The hidden states [B, T, C] of target tokens ids [B, T], each seeing those before it and the memory.
-  Tensor decode(std::span<const int32_t> ids, int64_t T, const Tensor& memory, std::span<const int32_t> lengths, Rng* random = nullptr) const;
+  Tensor decode(std::span<const int32_t> ids, int64_t T, const Memory& memory, Rng* random = nullptr) const;
   Tensor logits(const Tensor& hidden) const;                                                                               // [.., V]
   // Mean cross-entropy of the next tokens; label smoothing ε (Szegedy et al. 2016): ops/ops.h.
   Tensor loss(const Tensor& hidden, std::span<const int32_t> targets, float smoothing) const;
 
-  DecoderCache start(const Tensor& memory, std::span<const int32_t> lengths, int64_t beams, int64_t capacity) const;
+  DecoderCache start(const Memory& memory, int64_t beams, int64_t capacity) const;
   // Scores [rows, V] of the token after ids (one a row), which join the cache.
   Tensor step(std::span<const int32_t> ids, DecoderCache& cache) const;
 
  private:
   template <class Block>
-  Tensor embed(const Stack<Block>& side, const Tensor& matrix, std::span<const int32_t> ids, int64_t T, int64_t first, const Residual& add) const;
+  Tensor placed(const Stack<Block>& side, const Tensor& tokens, int64_t first, const Residual& add) const;      // embeddings [B, T, C] at positions first …
   const Tensor& target_embedding() const { return config_.shared_embeddings ? enc.token_embd.weight.tensor : dec.token_embd.weight.tensor; }
   const Tensor& output_matrix() const { return config_.tied_output ? target_embedding() : output.weight.tensor; }
   Residual residual(Rng* random) const { return {config_.pre_norm, config_.dropout, random}; }

@@ -66,7 +66,7 @@ Tensor Vit::hidden(const Tensor& images, const Forward& options, int64_t blocks)
     const Tensor parts[] = {cls_embd(first, {B, 1}), x};
     x = concat(parts, 1);
   }
-  const AdapterPass::Scope made = pass_with(x);
+  const AdapterPass::Scope made(pass_with(x));
   x = drop(x + position_embd.weight.tensor);
   for (int64_t i = 0; i < (blocks < 0 ? c.layers : blocks); ++i) x = blk[size_t(i)](x, drop);
   return x;

@@ -3,8 +3,10 @@
 #include <fstream>
 #include <sstream>
 
+#include "engine/adapted.h"
 #include "engine/adapter.h"
 #include "engine/ctranslate2.h"
+#include "engine/kvt_adapter.h"
 #include "engine/seq2seq_file.h"
 #include "engine/sentence_pairs.h"
 #include "engine/translate.h"
@@ -52,7 +54,7 @@ double sequence_log_p(const Seq2Seq& model, const Ids& source, const Ids& target
   input.insert(input.end(), target.begin(), target.end());
   labels.push_back(end);
   const std::vector<int32_t> lengths{int32_t(source.size())};
-  const Tensor log_p = log_softmax(model.logits(model.decode(input, int64_t(input.size()), model.encode(source, lengths, int64_t(source.size())), lengths)));
+  const Tensor log_p = log_softmax(model.logits(model.decode(input, int64_t(input.size()), model.encode(source, lengths, int64_t(source.size())))));
   double sum = 0;
   for (size_t t = 0; t < labels.size(); ++t) sum += double(log_p.data()[t * size_t(model.config().target_vocabulary) + size_t(labels[t])]);
   return sum;
@@ -109,7 +111,7 @@ TEST_CASE("logits, smoothed loss and every gradient are PyTorch's") {
     const auto& source = gguf.array<int32_t>("golden.source");
     const auto &target = gguf.array<int32_t>("golden.target"), &lengths = gguf.array<int32_t>("golden.lengths"), &labels = gguf.array<int32_t>("golden.labels");
     Tape tape;
-    const Tensor hidden = model->decode(target, 4, model->encode(source, lengths, 5), lengths);
+    const Tensor hidden = model->decode(target, 4, model->encode(source, lengths, 5));
     CHECK(max_relative_error(model->logits(hidden).values(), gguf.tensor("golden.logits").values()) < 1e-5);
     const Tensor loss = model->loss(hidden, labels, float(gguf.real("golden.smoothing")));
     CHECK(double(loss.item()) == doctest::Approx(gguf.real("golden.loss")).epsilon(1e-5));
@@ -132,10 +134,10 @@ TEST_CASE("cached decoding equals full decoding, for several beams of padded sen
     const int64_t V = model.config().target_vocabulary, T = 6, beams = 3;
     const std::vector<int32_t> lengths{7, 4};
     const Ids source = random_ids(rng, 14, 23);
-    const Tensor memory = model.encode(source, lengths, 7);
+    const Memory memory = model.encode(source, lengths, 7);
     std::vector<Ids> rows;
     for (int64_t r = 0; r < 2 * beams; ++r) rows.push_back(random_ids(rng, size_t(T), V));
-    DecoderCache cache = model.start(memory, lengths, beams, T);
+    DecoderCache cache = model.start(memory, beams, T);
     Tensor last;
     for (size_t t = 0; t < size_t(T); ++t) {
       if (t == 3) {                                    // rows 0 and 2 of the first sentence change places, as beams do
@@ -151,7 +153,7 @@ TEST_CASE("cached decoding equals full decoding, for several beams of padded sen
       const size_t sentence = r / size_t(beams);
       const std::vector<int32_t> length{lengths[sentence]};
       const Ids own(source.begin() + int64_t(sentence) * 7, source.begin() + int64_t(sentence) * 7 + lengths[sentence]);
-      const Tensor full = model.logits(model.decode(rows[r], T, model.encode(own, length, lengths[sentence]), length));
+      const Tensor full = model.logits(model.decode(rows[r], T, model.encode(own, length, lengths[sentence])));
       CHECK(max_relative_error({last.data() + int64_t(r) * V, size_t(V)}, {full.data() + (T - 1) * V, size_t(V)}) < 1e-5);
     }
     CHECK_THROWS_AS(model.step(Ids(6, 0), cache), Error);                              // full
@@ -174,9 +176,9 @@ TEST_CASE("beam 1 is greedy; wider beams find better targets, and their scores a
     for (size_t i = 0; i < sources.size(); ++i) {
       Ids input{1};
       const std::vector<int32_t> length{int32_t(sources[i].size())};
-      const Tensor memory = model.encode(sources[i], length, length[0]);
+      const Memory memory = model.encode(sources[i], length, length[0]);
       while (input.size() <= 12) {
-        const Tensor scores = model.logits(model.decode(input, int64_t(input.size()), memory, length));
+        const Tensor scores = model.logits(model.decode(input, int64_t(input.size()), memory));
         const float* row = scores.data() + int64_t(input.size() - 1) * 19;
         const auto best = int32_t(std::max_element(row, row + 19) - row);
         if (best == 2) break;
@@ -252,7 +254,7 @@ TEST_CASE("a stored model is the same model; broken files are refused by name") 
     const auto again = load_seq2seq(gguf);
     const std::vector<int32_t> length{4};
     const Ids source{1, 2, 3, 4}, target{1, 5, 6};
-    const auto run = [&](const Seq2Seq& m) { return m.logits(m.decode(target, 3, m.encode(source, length, 4), length)); };
+    const auto run = [&](const Seq2Seq& m) { return m.logits(m.decode(target, 3, m.encode(source, length, 4))); };
     const Tensor a = run(model), b = run(*again);
     CHECK(std::equal(a.data(), a.data() + a.size(), b.data()));
     for (const auto& wrong : std::vector<std::pair<std::string, Gguf::Value>>{
@@ -352,8 +354,92 @@ TEST_CASE("LoRA on both sides of an encoder–decoder: it learns, and its file g
   load_adapter(again, Gguf::open(folder / "a.gguf"), 1, "base");
   const std::vector<int32_t> length{4};
   const Ids source{3, 4, 5, 6}, target{1, 3, 4};
-  const auto run = [&](const Seq2Seq& m) { return m.logits(m.decode(target, 3, m.encode(source, length, 4), length)); };
+  const auto run = [&](const Seq2Seq& m) { return m.logits(m.decode(target, 3, m.encode(source, length, 4))); };
   const Tensor a = run(model), b = run(again);
   CHECK(max_relative_error(b.values(), a.values()) < 1e-5);
   CHECK_THROWS_AS(load_adapter(again, Gguf::open(folder / "a.gguf"), 1, "another"), Error);
+}
+
+TEST_CASE("generated cores of a translator: sentences in one batch, beams, gradients") {
+  Rng rng(51);
+  const std::vector<int32_t> lengths{5, 3};
+  const Ids source = random_ids(rng, 10, 23);
+  const int64_t T = 4, beams = 2, V = 19;
+  std::vector<Ids> rows;
+  for (int i = 0; i < 4; ++i) rows.push_back(random_ids(rng, size_t(T), V));
+  const auto sentence = [&](size_t i) { return Ids(source.begin() + int64_t(i) * 5, source.begin() + int64_t(i) * 5 + lengths[i]); };
+  for (const auto& levels : {std::vector<std::string>{"concept", "sentence", "word"}, {"sentence"}, {"word"}}) {
+    INFO(levels.size(), " ", levels[0]);
+    Seq2SeqConfig smooth = small(true);
+    smooth.activation = Seq2SeqConfig::Activation::gelu;                                           // differences across a ReLU's corner are no gradients
+    Seq2Seq model = random_model(smooth, 52);
+    const Seq2Seq plain = random_model(smooth, 52);
+    const auto alone = [&](const Seq2Seq& m, size_t row) {
+      const Ids own = sentence(row / size_t(beams));
+      return m.logits(m.decode(rows[row], T, m.encode(own, std::vector{int32_t(own.size())}, int64_t(own.size()))));
+    };
+    const KvtSet set = attach_kvt(model, {.levels = levels, .extractor = false});
+    CHECK(set.layers.size() == 32);
+    CHECK(max_relative_error(alone(model, 0).values(), alone(plain, 0).values()) < 1e-6);          // it starts as the base
+    Kvt& kvt = *set.kvt;
+    for (float& x : kvt.mlp_down.weight.tensor.values()) x = 0.5f * rng.normal();
+    for (const auto& layer : set.layers)
+      for (float& x : layer.core->b.values()) x = 0.2f * rng.normal();
+    CHECK(max_relative_error(alone(model, 0).values(), alone(plain, 0).values()) > 1e-2);
+
+    const std::vector<Tensor> parameters = {kvt.bank, kvt.alpha.weight, kvt.gates, kvt.mlp_down.weight};
+    const auto states_by = [&](const std::vector<Tensor>& xs) {
+      kvt.bank.tensor = xs[0], kvt.alpha.weight.tensor = xs[1], kvt.gates.tensor = xs[2], kvt.mlp_down.weight.tensor = xs[3];
+      Ids targets = rows[0];
+      targets.insert(targets.end(), rows[2].begin(), rows[2].end());
+      return model.decode(targets, T, model.encode(source, lengths, 5));
+    };
+    check_gradients("translator", states_by, parameters, rng, 2e-2, 3e-3f);
+    const Tensor together = states_by(parameters);                                                   // of rows 0 and 2
+    for (const size_t row : {0, 2}) {
+      const Tensor one = alone(model, row), scores = model.logits(together);
+      CHECK(max_relative_error({scores.data() + int64_t(row / 2) * T * V, size_t(T * V)}, one.values()) < 1e-5);
+    }
+    DecoderCache cache = model.start(model.encode(source, lengths, 5), beams, T);
+    Tensor last;
+    for (size_t t = 0; t < size_t(T); ++t) last = model.step(Ids{rows[0][t], rows[1][t], rows[2][t], rows[3][t]}, cache);
+    for (size_t row = 0; row < 4; ++row) CHECK(max_relative_error({last.data() + int64_t(row) * V, size_t(V)}, {alone(model, row).data() + (T - 1) * V, size_t(V)}) < 1e-5);
+  }
+}
+
+TEST_CASE("generated cores of a translator learn with knowledge of the sources; the file holds all that translation needs") {
+  Seq2Seq model = random_model(small(true), 31), again = random_model(small(true), 31);
+  Rng rng(32);
+  SentencePairs pairs(8);
+  for (int i = 0; i < 32; ++i) {
+    const Ids source = random_ids(rng, 4, 19);
+    pairs.add(source, source);                          // to be copied
+  }
+  const std::vector<Tensor> states = knowledge_states(model, pairs, 12);
+  REQUIRE(states.size() == 12);
+  CHECK(states[0].shape() == Shape{4, 16});
+  CHECK(max_relative_error(knowledge_states(model, pairs, 1, 1)[0].values(), states[0].values()) > 1e-2);
+  CHECK_THROWS_AS(knowledge_states(model, pairs, 1, 3), Error);
+  const KvtSet set = attach_kvt(model, {.seed = 5});
+  const KvtTask task(std::make_shared<TranslationTask>(model, pairs, 1, 2, 0.f), set, states, true, 1e-3f),
+      judge(std::make_shared<TranslationTask>(model, pairs, 1, 2, 0.f), set, states, false, 1e-3f);
+  const double before = evaluate(judge, 8);
+  TrainOptions options;
+  options.epochs = 20, options.batch = 8, options.lr = 1e-2f;
+  TrainState state;
+  train(task, trained_tensors(set), options, nullptr, state, {});
+  CHECK(evaluate(judge, 8) < 0.8 * before);
+  fill_bank(set, states);
+
+  const Gguf file = kvt_file(set, model.architecture(), "base", DType::F32);
+  attach_adapters(again, {{&file}}, "base");
+  std::vector<Ids> sources;
+  for (size_t n : {3, 6, 4}) sources.push_back(random_ids(rng, n, 19));
+  TranslateOptions search;
+  search.beam = 3, search.most = 8;
+  const auto a = translate(model, sources, 1, 2, search), b = translate(again, sources, 1, 2, search);
+  for (size_t i = 0; i < sources.size(); ++i) {
+    CHECK(a[i].ids == b[i].ids);
+    CHECK(a[i].score == doctest::Approx(b[i].score).epsilon(5e-3));                                  // frozen factors have 16 bits
+  }
 }

@@ -39,7 +39,7 @@ struct TrainJob {
 //   lora-xs, kvt             {"rank", "alpha", "init"} and {"core", "k", "rounds", "eta", "init", "refine", "refine_rank"}, with "targets" (engine/rounds.h);
 //                            need validation data. "mean_rank" and "out_type": how the result is stored (engine/compress.h)
 //   kvt-generated            {"levels": ["concept", "sentence", "word"], "size", "vectors", "knowledge_layer", "texts", "extractor", "mu", "targets"}, levels "none" = the constant core: of images,
-//                            whose words are patches (engine/kvt_adapter.h)
+//                            whose words are patches, and of translation, whose sentence is the source on both sides (engine/kvt_adapter.h)
 // "learn_validation": true has validation data learned as well, so that they choose nothing: of kvt (engine/rounds.h) and of what is not in rounds.
 // All but the first two: "head": true trains the class head as well, "fuse": "auto" fuses with the base as validation says, "drop": N leaves the
 // first N blocks alone (adapterdrop: 5/12 of them).

@@ -1,6 +1,7 @@
 // The task "translation": an encoder–decoder Transformer on sentence pairs.
 #include "engine/bpe_train.h"
 #include "engine/fingerprint.h"
+#include "engine/kvt_adapter.h"
 #include "engine/sentence_pairs.h"
 #include "engine/seq2seq_file.h"
 #include "tools/common.h"
@@ -113,6 +114,7 @@ void train_translation(Config& config, const TrainPaths& paths) {
   job.task = &task;
   job.validation = validation.size() > 0 ? &valid : nullptr;
   job.options = options;
+  job.knowledge_states = [&](int64_t n, int64_t layer) { return knowledge_states(model, pairs, n, layer); };
   Gguf described;
   store_seq2seq(described, model);
   for (const Gguf::Key& k : described.keys())

@@ -25,8 +25,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     } else if (architecture == "seq2seq") {
       const auto model = load_seq2seq(file);
       const int32_t lengths[] = {3};
-      const Tensor memory = model->encode(ids(model->config().source_vocabulary), lengths, 3);
-      model->logits(model->decode(ids(model->config().target_vocabulary), 3, memory, lengths));
+      const Memory memory = model->encode(ids(model->config().source_vocabulary), lengths, 3);
+      model->logits(model->decode(ids(model->config().target_vocabulary), 3, memory));
       const Sentences sentences(file);
       sentences.text(sentences.target("a b"));
       sentences.source("b a");
