@@ -11,13 +11,6 @@ namespace kvt {
 
 static constexpr const char *suffix_a = ".weight.lora_a", *suffix_b = ".weight.lora_b", *fingerprint_key = "kvt.base.fingerprint";
 
-// "blk.3.attn_q", "enc.blk.3.attn_q" → 3 and "attn_q"; −1 and the whole name outside of the blocks
-static std::pair<int64_t, std::string> block_and_name(const std::string& layer) {
-  const size_t side = layer.starts_with("enc.") || layer.starts_with("dec.") ? 4 : 0, number = side + 4, dot = layer.find('.', number);
-  if (layer.compare(side, 4, "blk.") != 0 || dot == std::string::npos) return {-1, layer};
-  return {std::stoll(layer.substr(number, dot - number)), layer.substr(dot + 1)};
-}
-
 std::vector<TargetLayer> target_layers(Model& model, const std::vector<std::string>& targets, int64_t first_layer, int64_t last_layer) {
   const int64_t layers = model.layers(), last = last_layer < 0 ? layers - 1 : last_layer;
   require(first_layer >= 0 && first_layer <= last && last < layers, "lora: blocks ", first_layer, " to ", last, " of ", layers);

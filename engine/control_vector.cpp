@@ -24,7 +24,8 @@ std::vector<Writer> writers(CausalLm& model) {
     require(name.find(".post_") == std::string::npos, "control vector: architecture '", model.architecture(), "' normalises what blocks add ('", name, "')");
   });
   model.each_linear([&](const std::string& name, Linear& linear) {
-    if (name.starts_with("blk.") && (name.ends_with(".attn_output") || name.ends_with(".ffn_down"))) found.push_back({&linear, std::stoll(name.substr(4))});
+    const auto [block, layer] = block_and_name(name);
+    if (block >= 0 && (layer == "attn_output" || layer == "ffn_down")) found.push_back({&linear, block});
   });
   require(int64_t(found.size()) == 2 * model.layers() && model.layers() >= 2, "control vector: ", model.layers(), " blocks with ", found.size(),
           " attn_output and ffn_down layers, expected two blocks or more, and two layers in each");

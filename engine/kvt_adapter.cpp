@@ -28,7 +28,7 @@ static std::string join(const KvtConfig& c) {
 }
 
 // What lies outside has inputs that are no tokens, or scores for outputs.
-static bool in_blocks(const std::string& layer) { return layer.starts_with("blk.") || layer.find(".blk.") != std::string::npos; }
+static bool in_blocks(const std::string& layer) { return block_and_name(layer).first >= 0; }
 
 static std::vector<std::string> split(const std::string& text) {
   std::vector<std::string> parts;

@@ -27,17 +27,14 @@ Tensor fused_scores(const Fusion& fusion, const std::function<Tensor()>& scores)
   return z.base + scale(z.adapted - z.base, fusion.weight());
 }
 
-// "blk.3.attn_q" → 3; behind the last block for what is in none
-static int64_t block_of(const std::string& layer, int64_t layers) { return layer.starts_with("blk.") ? std::stoll(layer.substr(4)) : layers; }
-
 Fused::Fused(std::shared_ptr<CausalLm> model, const Fusion& fusion) : model_(std::move(model)), fusion_(fusion), first_(-1) {
   fusion.weight();
   model_->each_linear([&](const std::string& name, Linear& linear) {
     for (const auto& adapter : linear.adapters) {
       if (adapter->of_base) continue;
-      const int64_t block = block_of(name, model_->layers());
+      const int64_t inside = block_and_name(name).first, block = inside < 0 ? model_->layers() : inside;      // what is in no block is behind the last
       first_ = first_ < 0 ? block : std::min(first_, block);
-      output_adapted_ |= block == model_->layers();
+      output_adapted_ |= inside < 0;
     }
   });
   require(first_ >= 0, "fusion: the model has no adapter to be fused with its base");

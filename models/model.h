@@ -2,6 +2,8 @@
 // training (engine/train.h) ask for no more.
 #pragma once
 #include <functional>
+#include <string>
+#include <utility>
 
 #include "models/layers.h"
 
@@ -26,5 +28,12 @@ class Model {
     return adapter_pass ? adapter_pass(embeddings, lengths, source) : AdapterPass::current();
   }
 };
+
+// Of a linear layer that a model has:  "blk.3.attn_q", "enc.blk.3.attn_q" → 3 and "attn_q"; −1 and the whole name outside of the blocks
+inline std::pair<int64_t, std::string> block_and_name(const std::string& layer) {
+  const size_t side = layer.starts_with("enc.") || layer.starts_with("dec.") ? 4 : 0, number = side + 4, dot = layer.find('.', number);
+  if (layer.compare(side, 4, "blk.") != 0 || dot == std::string::npos) return {-1, layer};
+  return {std::stoll(layer.substr(number, dot - number)), layer.substr(dot + 1)};
+}
 
 }  // namespace kvt
